@@ -1,0 +1,106 @@
+"""Action `preflight_facts`: refuse hosts that cannot carry the platform, all problems of all hosts in one list.
+
+Takes ``disk``: the name of the registered result of
+``df --output=avail -B1 /opt /opt/escriptorium/current`` on each host.
+
+Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
+module_utils/platform_inventory.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+
+try:
+    from ansible.module_utils import platform_inventory
+except ImportError:
+    # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
+    ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
+    from ansible.module_utils import platform_inventory
+
+
+def number(value: Any) -> int | None:
+    """Return a whole number, or None where the value is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def disk_space(result: Any) -> tuple[int | None, bool]:
+    """(free bytes under /opt, whether a release is there) from the lines of df: a heading, /opt, the release."""
+    lines = [str(line).strip() for line in (result or {}).get("stdout_lines") or []][1:]
+    return (number(lines[0]) if lines else None), len(lines) > 1
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Reads facts that were gathered already; contacts no host itself."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Fail with the list of problems, or say how many hosts were checked."""
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        _, arguments = self.validate_argument_spec(argument_spec={"disk": {"type": "str", "required": True}})
+
+        hosts = [self._host(name, variables, arguments["disk"]) for name in variables["ansible_play_hosts"]]
+        problems = platform_inventory.check_facts(hosts)
+        result["changed"] = False
+        if problems:
+            result["failed"] = True
+            result["msg"] = (
+                f"The hosts have {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed below. "
+                "Nothing was changed on them."
+            )
+            result["problems"] = platform_inventory.report(problems)
+        else:
+            result["msg"] = f"The hosts can carry the platform: {len(hosts)} checked."
+        return result
+
+    def _host(self, name: str, variables: Mapping[str, Any], disk: str) -> Any:
+        own = variables["hostvars"][name]
+        free, has_release = disk_space(own.get(disk, None))
+        try:
+            facts = own["ansible_facts"]
+            described = platform_inventory.HostFacts(
+                distribution=str(facts["distribution"]),
+                major_version=str(facts["distribution_major_version"]),
+                version=str(facts["distribution_version"]),
+                architecture=str(facts["architecture"]),
+                memory_mb=number(facts.get("memtotal_mb")),
+                processors=number(facts.get("processor_vcpus")),
+                release_free_bytes=free,
+                has_release=has_release,
+            )
+        except KeyError as error:
+            raise AnsibleActionFail(
+                f"{name}: the fact {error} was not gathered; needed subsets: platform, distribution, hardware"
+            ) from error
+
+        def setting(key: str, fallback: Any) -> Any:
+            try:
+                return own.get(key, fallback)
+            except AnsibleError as error:
+                raise AnsibleActionFail(f"{name}: {key} cannot be resolved: {error}") from error
+
+        memory = setting("preflight_memory_mb", None)
+        settings = platform_inventory.FactsSettings(
+            allow_untested=boolean(setting("preflight_allow_untested", "no")),
+            release_disk_gb=float(setting("preflight_release_disk_gb", platform_inventory.DEFAULT_RELEASE_DISK_GB)),
+            memory_mb={str(group): int(size) for group, size in memory.items()}
+            if isinstance(memory, Mapping)
+            else number(memory),
+        )
+        roles = frozenset(
+            group for group in platform_inventory.DEFAULT_MEMORY_MB if name in variables["groups"].get(group, ())
+        )
+        return platform_inventory.FactsHost(name, described, roles, settings)

@@ -1,0 +1,151 @@
+"""Action `preflight_inventory`: refuse a wrong inventory, all problems at once, without contacting any host.
+
+Takes ``secrets``: ``required`` refuses an inventory without its secrets, ``generated`` lets the next play make them.
+
+Reads only what the operator wrote (inventory, its group_vars and host_vars, ``-e``), so that the values which this
+repository derives from it are not mistaken for the operator's own. The rules are in module_utils/platform_inventory.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ansible.module_utils
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.inventory.manager import InventoryManager
+from ansible.plugins.action import ActionBase
+from ansible.vars.manager import VariableManager
+
+ROOT = Path(__file__).resolve().parent.parent
+
+try:
+    from ansible.module_utils import platform_inventory, platform_variables
+except ImportError:
+    # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
+    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+    from ansible.module_utils import platform_inventory, platform_variables
+
+# Variables that Ansible itself adds to those of a host.
+MAGIC_NAMES = frozenset(
+    {
+        "environment",
+        "group_names",
+        "groups",
+        "hostvars",
+        "inventory_dir",
+        "inventory_file",
+        "inventory_hostname",
+        "inventory_hostname_short",
+        "omit",
+        "play_hosts",
+        "playbook_dir",
+        "role_name",
+        "role_names",
+        "role_path",
+        "vars",
+    }
+)
+# Facts and magic variables among the ansible_* names; an operator's own ansible_* names are all others.
+MAGIC_ANSIBLE_NAMES = frozenset(
+    {
+        "ansible_check_mode",
+        "ansible_config_file",
+        "ansible_diff_mode",
+        "ansible_facts",
+        "ansible_forks",
+        "ansible_inventory_sources",
+        "ansible_limit",
+        "ansible_local",
+        "ansible_playbook_python",
+        "ansible_run_tags",
+        "ansible_skip_tags",
+        "ansible_verbosity",
+        "ansible_version",
+    }
+)
+
+
+def plain(value: Any) -> Any:
+    """Return a value without Ansible's tags, decrypted; ``UNRESOLVED`` where its vault password was not given."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    try:
+        return str(value)
+    except AnsibleError:
+        return platform_inventory.UNRESOLVED
+
+
+class OperatorVariables:
+    """Variables that the operator wrote, for each host, with templates resolved as far as that needs no facts."""
+
+    def __init__(self, sources: Any, hostvars: Any, loader: Any) -> None:
+        self._inventory = InventoryManager(loader=loader, sources=list(sources))
+        self._hostvars = hostvars
+        self._manager = VariableManager(loader=loader, inventory=self._inventory)
+        # Without this, group_vars beside the playbook (what the repository derives) would be mixed in.
+        self._manager.safe_basedir = False
+
+    def _resolve(self, host: str, name: str) -> Any:
+        try:
+            return plain(self._hostvars[host][name])
+        except (AnsibleError, KeyError):
+            return platform_inventory.UNRESOLVED
+
+    def of(self, host: str) -> dict[str, Any]:
+        """Variables of one host by name."""
+        raw = self._manager.get_vars(host=self._inventory.get_host(host), include_hostvars=False)
+        found: dict[str, Any] = {}
+        for name, value in raw.items():
+            if name in MAGIC_NAMES or name in MAGIC_ANSIBLE_NAMES:
+                continue
+            found[str(name)] = (
+                self._resolve(host, name) if platform_variables.contains_template(value) else plain(value)
+            )
+        return found
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs on the control machine only."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Fail with the list of problems, or say how many hosts were checked."""
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={"secrets": {"type": "str", "choices": ["required", "generated"], "default": "required"}}
+        )
+
+        try:
+            catalogue = platform_variables.load_catalogue(ROOT)
+        except platform_variables.CatalogueError as error:
+            raise AnsibleActionFail(f"this repository cannot be read: {error}") from error
+
+        operator = OperatorVariables(variables["ansible_inventory_sources"], variables["hostvars"], self._loader)
+        groups = {str(name): tuple(map(str, hosts)) for name, hosts in variables["groups"].items()}
+        inventory = platform_inventory.Inventory(groups, {host: operator.of(host) for host in groups.get("all", ())})
+        problems = platform_inventory.check_inventory(
+            inventory, catalogue, secrets_required=arguments["secrets"] == "required"
+        )
+
+        result["changed"] = False
+        if problems:
+            result["failed"] = True
+            result["msg"] = (
+                f"The inventory has {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed below. "
+                "No host was contacted."
+            )
+            result["problems"] = platform_inventory.report(problems)
+        else:
+            result["msg"] = (
+                f"The inventory is sound: {len(inventory.hosts)} host{'s' if len(inventory.hosts) > 1 else ''}."
+            )
+        return result

@@ -1,0 +1,1054 @@
+"""Validation of an inventory, and of the facts of its hosts, before anything is changed.
+
+Two pure entry points, each of which returns all problems at once:
+
+* ``check_inventory``: from the inventory alone, no connection to any host.
+* ``check_facts``: needs the facts of the hosts.
+
+One small function per rule; its docstring says why the rule exists. To add a rule, write a function that takes an
+``Inventory`` and a ``Catalogue``, yields ``Problem``s, and name it in ``INVENTORY_RULES``.
+
+No Ansible import. Values of secrets never appear in a problem.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .platform_capacity import QUEUES, check_overrides
+from .platform_variables import ANSIBLE_NAMES, PLATFORM_GROUPS, Catalogue, Variable
+
+EVERY_HOST: Final = "every host"
+THE_INVENTORY: Final = "inventory"
+
+REQUIRED_COMPUTE_QUEUES = ("default", "live", "low-priority", "gpu")
+FRONTEND_QUEUES = ("imports",)
+ALIGNMENT_QUEUE = "jvm"
+
+# Celery hands a task to another worker when it is not acknowledged within the visibility timeout.
+MIN_VISIBILITY_TIMEOUT_S = 3600
+MIN_SECRET_LENGTH = 12
+MIN_DJANGO_KEY_LENGTH = 50
+# As Django counts them for its key (security.W009).
+MIN_DIFFERENT_CHARACTERS = 5
+MAX_HOST_NAME_LENGTH = 253
+# A derived value that is made from more than this is not explained by naming them.
+MAX_NAMED_SOURCES = 3
+# A private network wider than this is a mistake: 0.0.0.0/0 would open the database to everybody.
+MIN_PREFIX_LENGTH = 8
+# From here on a network has no address of its own (RFC 3021).
+POINT_TO_POINT_PREFIX = 31
+
+_SHOWN_LENGTH = 80
+_LABEL = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")
+_EMAIL = re.compile(r"^[^@\s<>,;:\"]+@(?P<domain>[^@\s<>,;:\"]+)$")
+_PLACEHOLDER = re.compile(r"change[_ -]?me", re.IGNORECASE)
+_ANGLE = re.compile(r"<[^<>@\n]+>")
+_WEAK_SECRETS = frozenset(
+    {
+        "admin",
+        "administrator",
+        "changeme",
+        "change_me",
+        "default",
+        "django",
+        "escriptorium",
+        "password",
+        "passw0rd",
+        "postgres",
+        "postgresql",
+        "redis",
+        "secret",
+        "test",
+    }
+)
+
+
+class Unresolved:
+    """Stands for a value that is a template which cannot be resolved without facts; rules skip it."""
+
+    def __repr__(self) -> str:
+        return "<not resolved>"
+
+
+UNRESOLVED: Final = Unresolved()
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing that is wrong: where, what was found, what is wanted, and how to mend it."""
+
+    host: str
+    variable: str
+    found: str
+    wanted: str
+    mend: str
+
+    def text(self) -> str:
+        """Return the problem in two lines."""
+        return f"{self.host}: {self.variable}: found {self.found}, wanted {self.wanted}\n  -> {self.mend}"
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What the operator wrote: groups with their hosts (children included), and each host's own variables.
+
+    ``variables`` holds only what comes from the inventory (and ``-e``), with templates resolved or ``UNRESOLVED``.
+    """
+
+    groups: Mapping[str, tuple[str, ...]]
+    variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """All hosts, in the order of the inventory."""
+        found: dict[str, None] = dict.fromkeys(self.variables)
+        for members in self.groups.values():
+            found.update(dict.fromkeys(members))
+        return tuple(found)
+
+    def members(self, *groups: str) -> tuple[str, ...]:
+        """Hosts of any of the groups, each once, in the order of the inventory."""
+        wanted = {host for group in groups for host in self.groups.get(group, ())}
+        return tuple(host for host in self.hosts if host in wanted)
+
+    def value(self, host: str, name: str) -> Any:
+        """Return a host's value, ``None`` where it has none and ``UNRESOLVED`` where it is not known yet."""
+        return self.variables.get(host, {}).get(name)
+
+    def is_set(self, host: str, name: str) -> bool:
+        """Return True where the operator gave the host this variable."""
+        return name in self.variables.get(host, {})
+
+    def effective(self, host: str, name: str, catalogue: Catalogue) -> Any:
+        """Return a host's value, or the literal default of the variable."""
+        return self.value(host, name) if self.is_set(host, name) else catalogue.default(name)
+
+
+Rule = Callable[[Inventory, Catalogue], Iterator[Problem]]
+
+
+def _quote(value: Any) -> str:
+    """Return a value as a message shows it: one line, short."""
+    if value is None:
+        return "nothing"
+    text = ascii(value) if isinstance(value, str) else repr(value)
+    return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 3] + "..."
+
+
+def _shown(name: str, value: Any, catalogue: Catalogue) -> str:
+    """Return a value as a message shows it; secrets are never shown."""
+    if value is None or value == "":
+        return "nothing"
+    return "a value that is not shown" if catalogue.is_secret(name) else _quote(value)
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.75) -> str:
+    """`` did you mean 'x'?`` for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def is_host_name(name: str) -> bool:
+    """Return True where every label holds letters, digits and inner hyphens only, at most 63 (RFC 1123)."""
+    return 0 < len(name) <= MAX_HOST_NAME_LENGTH and all(_LABEL.match(label) for label in name.split("."))
+
+
+def is_domain_name(name: str) -> bool:
+    """Return True for a DNS name with at least one dot that is not an address."""
+    return is_host_name(name) and "." in name and not name.rsplit(".", 1)[1].isdigit()
+
+
+# --- groups and hosts -------------------------------------------------------------------------------------------------
+
+
+def rule_single_hosts(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want one database, broker and shared tree: two hosts would split the data, none cannot work."""
+    del catalogue
+    for group in ("frontend", "storage"):
+        members = inventory.members(group)
+        if not members:
+            yield Problem(
+                THE_INVENTORY,
+                f"group {group}",
+                "no host",
+                "exactly one host",
+                _group_hint(group, inventory) or f"put one host into the group {group}; it may be in other groups too",
+            )
+        elif len(members) > 1:
+            yield Problem(
+                THE_INVENTORY,
+                f"group {group}",
+                f"{len(members)} hosts ({_names(members)})",
+                "exactly one host",
+                f"keep one host in the group {group}",
+            )
+
+
+def rule_compute_hosts(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Without a compute host every job waits for ever."""
+    del catalogue
+    if not inventory.members("compute"):
+        yield Problem(
+            THE_INVENTORY,
+            "group compute",
+            "no host",
+            "one host or more",
+            _group_hint("compute", inventory) or "put a host into the group compute; the frontend may be one",
+        )
+
+
+def _group_hint(group: str, inventory: Inventory) -> str:
+    """``rename the group computes`` where a group looks like the missing one."""
+    others = [name for name in inventory.groups if name not in (*PLATFORM_GROUPS, "all", "ungrouped")]
+    near = difflib.get_close_matches(group, others, n=1, cutoff=0.7)
+    return f"rename the group {near[0]!r} to {group!r}" if near else ""
+
+
+def rule_hosts_have_a_role(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse a host in no group of the platform: it would get nothing, most often because a group is misspelt."""
+    del catalogue
+    placed = set(inventory.members(*PLATFORM_GROUPS))
+    for host in inventory.hosts:
+        if host not in placed:
+            own = sorted(group for group, members in inventory.groups.items() if host in members and group != "all")
+            hints = [did_you_mean(group, PLATFORM_GROUPS, 0.7) for group in own]
+            hint = next((text for text in hints if text), "")
+            yield Problem(
+                host,
+                "groups",
+                ", ".join(own) or "none",
+                f"one of {', '.join(PLATFORM_GROUPS)}",
+                hint or "put the host into a group of the platform, or take it out of the inventory",
+            )
+
+
+def rule_host_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Host names become lines of /etc/hosts and names of workers, where an underscore or a space breaks things."""
+    del catalogue
+    for host in inventory.hosts:
+        if not is_host_name(host):
+            yield Problem(
+                host,
+                "host name",
+                _quote(host),
+                "letters, digits, hyphens and dots",
+                "rename the host in the inventory, e.g. "
+                + (re.sub(r"[^A-Za-z0-9.-]+", "-", host).strip("-.") or "node1"),
+            )
+
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+
+
+def _network(inventory: Inventory) -> ipaddress.IPv4Network | None:
+    """Return the private network, where all hosts that have one agree on a valid one."""
+    found = {
+        inventory.value(host, "site_private_network")
+        for host in inventory.hosts
+        if isinstance(inventory.value(host, "site_private_network"), str)
+    }
+    if len(found) != 1:
+        return None
+    try:
+        return ipaddress.IPv4Network(found.pop())
+    except ValueError:
+        return None
+
+
+def rule_private_network(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Access to database, broker and shared tree is derived from this network, so it must be one network and narrow."""
+    for host, value in _given(inventory, "site_private_network", str):
+        shown = _shown("site_private_network", value, catalogue)
+        wanted = "an IPv4 network, e.g. 10.10.0.0/24"
+        try:
+            network = ipaddress.IPv4Network(value)
+        except ValueError:
+            try:
+                near = str(ipaddress.IPv4Network(value, strict=False))
+            except ValueError:
+                near = ""
+            mend = f"write {near}" if near else "write the network's address and its prefix length"
+            yield Problem(host, "site_private_network", shown, wanted, mend)
+            continue
+        if network.prefixlen < MIN_PREFIX_LENGTH:
+            yield Problem(
+                host,
+                "site_private_network",
+                shown,
+                f"a prefix length from {MIN_PREFIX_LENGTH}",
+                "name the network of your hosts only: everything in it may reach the database",
+            )
+
+
+def rule_private_addresses(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Services listen on the private address and let in the private addresses of the others, so each host needs one."""
+    network = _network(inventory)
+    wanted = f"an IPv4 address in {network}" if network else "an IPv4 address in site_private_network"
+    mend = "give the host its own address on the private network, e.g. " + (
+        str(network[min(10, network.num_addresses - 1)]) if network else "10.10.0.10"
+    )
+    for host in inventory.members(*PLATFORM_GROUPS):
+        value = inventory.value(host, "private_address")
+        if value is UNRESOLVED:
+            continue
+        shown = _shown("private_address", value, catalogue)
+        try:
+            address = ipaddress.IPv4Address(str(value)) if value is not None else None
+        except ValueError:
+            address = None
+        if address is None or (network is not None and address not in network):
+            yield Problem(host, "private_address", shown, wanted, mend)
+        elif (
+            network is not None
+            and network.prefixlen < POINT_TO_POINT_PREFIX
+            and address
+            in (
+                network.network_address,
+                network.broadcast_address,
+            )
+        ):
+            yield Problem(host, "private_address", f"{shown}, the network's own address", wanted, mend)
+
+
+def rule_distinct_addresses(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Two hosts with one address are one machine described twice, or a line copied and not changed."""
+    del catalogue
+    owners: dict[str, list[str]] = {}
+    for host in inventory.hosts:
+        value = inventory.value(host, "private_address")
+        if isinstance(value, str):
+            owners.setdefault(value.strip(), []).append(host)
+    for address, hosts in owners.items():
+        if len(hosts) > 1:
+            yield Problem(
+                _names(hosts),
+                "private_address",
+                f"{_quote(address)} {len(hosts)} times",
+                "an address of its own for each host",
+                "correct the copied address; one machine with several roles is one host in several groups",
+            )
+
+
+# --- names of variables -----------------------------------------------------------------------------------------------
+
+
+def rule_known_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Ansible ignores a misspelt variable silently and the default stays in force."""
+    known = [name for name in catalogue.variables if not name.startswith("preflight_secrets")]
+    seen: dict[str, str] = {}
+    for host in inventory.hosts:
+        for name in inventory.variables.get(host, {}):
+            if name in catalogue.derived:
+                continue
+            if name.startswith("ansible_"):
+                if name in ANSIBLE_NAMES:
+                    continue
+                if name not in seen:
+                    seen[name] = did_you_mean(name, ANSIBLE_NAMES, 0.9)
+                if seen[name]:
+                    yield Problem(host, name, "a name that Ansible does not know", "a known variable", seen[name])
+                continue
+            if catalogue.is_known(name):
+                continue
+            if name not in seen:
+                seen[name] = did_you_mean(name, known) or (
+                    "take it out, or let its name start with x_ if it is your own"
+                )
+            yield Problem(host, name, "an unknown variable", "a known variable", seen[name])
+
+
+def rule_derived_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse what the repository derives: it wins over an inventory's own value, or over half of it."""
+    for host in inventory.hosts:
+        for name in inventory.variables.get(host, {}):
+            if name in catalogue.derived:
+                sources = catalogue.sources.get(name, ())
+                settable = (
+                    f"set {' or '.join(sources)} instead" if 0 < len(sources) <= MAX_NAMED_SOURCES else "take it out"
+                )
+                yield Problem(host, name, "a value", f"none: it is derived in {catalogue.derived[name]}", settable)
+
+
+def rule_required_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want every required value: a missing one would stop a play in its middle, with half of the hosts changed."""
+    members = inventory.members(*PLATFORM_GROUPS)
+    for variable in catalogue.variables.values():
+        if not variable.required or variable.name.startswith("secret_"):
+            continue
+        if variable.name in catalogue.set_by_playbooks:
+            continue
+        for host in members:
+            value = inventory.value(host, variable.name)
+            # A role's option is needed where the role runs, which is not known here: one host with a value is enough.
+            if variable.origin != "site" and any(inventory.is_set(other, variable.name) for other in members):
+                break
+            if value is None or value == "":
+                example = f", e.g. {variable.example}" if variable.example is not None else ""
+                yield Problem(
+                    host,
+                    variable.name,
+                    "nothing",
+                    _wanted_type(variable),
+                    f"set it in group_vars/all/site.yml{example}",
+                )
+
+
+def rule_site_values_agree(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Values of the site as a whole (its domain, its secrets) must be the same for every host, or hosts cannot talk."""
+    names = [
+        name
+        for name, variable in catalogue.variables.items()
+        if name.startswith(("site_", "secret_", "service_", "storage_")) and variable.origin == "site"
+    ]
+    names += [name for name in ("escriptorium_version", "escriptorium_text_alignment") if name in catalogue.variables]
+    members = inventory.members(*PLATFORM_GROUPS)
+    for name in names:
+        values = [inventory.effective(host, name, catalogue) for host in members]
+        if any(value is UNRESOLVED for value in values):
+            continue
+        distinct: list[Any] = []
+        for value in values:
+            if value not in distinct:
+                distinct.append(value)
+        holders = [host for host in members if inventory.is_set(host, name)]
+        if len(distinct) > 1 and holders:
+            found = f"{len(distinct)} different values"
+            if None in distinct:
+                found = f"a value on {_names(holders)} only"
+            # A missing required site value is named by its own rule already.
+            if None in distinct and catalogue.variables[name].required and not name.startswith("secret_"):
+                continue
+            yield Problem(
+                THE_INVENTORY, name, found, "one value for all hosts", "set it once, in group_vars/all of the inventory"
+            )
+
+
+# --- types and sizes --------------------------------------------------------------------------------------------------
+
+_BOOLEAN_WORDS = frozenset({"yes", "no", "true", "false", "on", "off", "1", "0", "y", "n", "t", "f"})
+_TYPE_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+    "path": "a path",
+}
+
+
+def _is_number(value: Any, kind: Callable[[str], Any]) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int) or (kind is float and isinstance(value, float)):
+        return True
+    if not isinstance(value, str):
+        return False
+    try:
+        kind(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_boolean(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and value.lower() in _BOOLEAN_WORDS)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+_FITS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "str": _is_text,
+    "path": _is_text,
+    "int": lambda value: _is_number(value, int),
+    "float": lambda value: _is_number(value, float),
+    "bool": _is_boolean,
+    "list": lambda value: isinstance(value, list | tuple),
+    "dict": lambda value: isinstance(value, Mapping),
+}
+
+
+def _type_fits(kind: str, value: Any) -> bool:
+    """Return True where Ansible takes the value for the type (numbers and booleans may be text, as -e gives them)."""
+    return kind not in _FITS or _FITS[kind](value)
+
+
+def _wanted_type(variable: Variable) -> str:
+    if variable.choices:
+        return f"one of {', '.join(map(str, variable.choices))}"
+    word = _TYPE_WORDS.get(variable.type, "a value")
+    if variable.type == "list" and variable.elements:
+        return f"{word}, each item {_TYPE_WORDS.get(variable.elements, 'a value')}"
+    return word
+
+
+def _type_problems(path: str, variable: Variable, value: Any) -> Iterator[tuple[str, Any, str, str]]:
+    """(path, value, wanted, mend) of each wrong part of a value."""
+    if value is UNRESOLVED:
+        return
+    wanted = _wanted_type(variable)
+    if value is None:
+        if not (variable.has_default and variable.default is None) and variable.type != "raw":
+            yield path, None, wanted, "give it a value, or take the line out"
+        return
+    if not _type_fits(variable.type, value):
+        mend = "put the value in quotes" if isinstance(value, bool) else f"write {wanted}"
+        yield path, value, wanted, mend
+        return
+    if variable.choices and value not in variable.choices and str(value) not in map(str, variable.choices):
+        choices = [str(choice) for choice in variable.choices]
+        yield path, value, wanted, did_you_mean(str(value), choices, 0.6) or f"write {wanted}"
+    if variable.type == "list" and variable.elements:
+        element = Variable(path, variable.elements, "", options=variable.options)
+        for index, part in enumerate(value):
+            yield from _type_problems(f"{path}[{index}]", element, part)
+    elif variable.type == "dict" and variable.options:
+        yield from _key_problems(path, variable, value)
+
+
+def _key_problems(path: str, variable: Variable, value: Mapping[str, Any]) -> Iterator[tuple[str, Any, str, str]]:
+    """Yield (path, value, wanted, mend) of each wrong, unknown or missing key of a mapping."""
+    for key, part in value.items():
+        option = variable.options.get(str(key))
+        if option is None:
+            mend = did_you_mean(str(key), variable.options) or f"known keys: {', '.join(variable.options)}"
+            yield f"{path}.{key}", "an unknown key", "a known key", mend
+        else:
+            yield from _type_problems(f"{path}.{key}", option, part)
+    for key, option in variable.options.items():
+        if option.required and key not in value:
+            yield f"{path}.{key}", None, _wanted_type(option), "give it a value"
+
+
+def rule_types(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse a wrong type: it fails late, or works by accident, as text does that is taken for a list of letters."""
+    for host in inventory.hosts:
+        for name, value in inventory.variables.get(host, {}).items():
+            variable = catalogue.variables.get(name)
+            if variable is None:
+                continue
+            for path, part, wanted, mend in _type_problems(name, variable, value):
+                yield Problem(host, path, _shown(name, part, catalogue), wanted, mend)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Bounds of all numbers whose name matches."""
+
+    pattern: re.Pattern[str]
+    low: int
+    high: int
+    unit: str
+
+
+_SIZES = (
+    _Size(re.compile(r"_port$"), 1, 65535, "port number"),
+    _Size(re.compile(r"concurrency$"), 1, 1024, "processes"),
+    _Size(re.compile(r"visibility_timeout(_s)?$"), MIN_VISIBILITY_TIMEOUT_S, 10 * 365 * 86400, "seconds"),
+    _Size(re.compile(r"^service_[ug]id$"), 100, 65533, "number that no account of the system has"),
+    _Size(re.compile(r"upload\w*_mib$"), 1, 1024 * 1024, "MiB"),
+    _Size(re.compile(r"_(mb|mib|gb|gib)$"), 1, 1024 * 1024 * 1024, "units as the name says"),
+    _Size(
+        re.compile(r"(processes|workers|threads|batch_size|max_connections|keep_releases|releases_kept)$"),
+        1,
+        100000,
+        "items",
+    ),
+    _Size(re.compile(r""), 0, 2**63 - 1, "number"),
+)
+
+
+def rule_sizes(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Impossible sizes start services that refuse to run: no process, a port that does not exist, a negative size.
+
+    A visibility timeout below an hour makes Celery run a long training twice. Zero is fine where it is the default:
+    there it means "derived" or "off".
+    """
+    for host in inventory.hosts:
+        for name, value in inventory.variables.get(host, {}).items():
+            variable = catalogue.variables.get(name)
+            if variable is None or variable.type not in ("int", "float") or not _type_fits(variable.type, value):
+                continue
+            number = float(value)
+            if number == variable.default:
+                continue
+            size = next(size for size in _SIZES if size.pattern.search(name))
+            if isinstance(variable.default, int | float) and variable.default < 0 and size.pattern.pattern == "":
+                continue
+            if not size.low <= number <= size.high:
+                yield Problem(
+                    host,
+                    name,
+                    _shown(name, value, catalogue),
+                    f"{size.low} or more" if number < size.low else f"{size.high} or less",
+                    f"correct the {size.unit}",
+                )
+
+
+def rule_memory_wanted(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Check the shape of the memory bounds here, because the facts stage reads them late."""
+    for host, value in _given(inventory, "preflight_memory_mb"):
+        numbers = list(value.items()) if isinstance(value, Mapping) else [("", value)]
+        for group, number in numbers:
+            path = f"preflight_memory_mb.{group}" if group else "preflight_memory_mb"
+            if group and group not in DEFAULT_MEMORY_MB:
+                mend = did_you_mean(str(group), DEFAULT_MEMORY_MB) or f"known: {', '.join(DEFAULT_MEMORY_MB)}"
+                yield Problem(host, path, "an unknown group", "a group of the platform", mend)
+            elif not _is_number(number, int) or int(number) < 1:
+                yield Problem(host, path, _shown(path, number, catalogue), "MB, 1 or more", "write a whole number")
+
+
+# --- queues -----------------------------------------------------------------------------------------------------------
+
+
+def _truth(value: Any) -> bool | None:
+    """Return a boolean as Ansible reads it; None where it is not known."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return value.lower() in ("yes", "true", "on", "1", "y", "t")
+    return None
+
+
+def _alignment(inventory: Inventory, catalogue: Catalogue) -> bool | None:
+    """Whether text alignment is on; None where that depends on facts."""
+    hosts = inventory.members("frontend", "compute")
+    values = [inventory.effective(host, "escriptorium_text_alignment", catalogue) for host in hosts]
+    if any(value is UNRESOLVED for value in values):
+        return None
+    return any(_truth(value) for value in values)
+
+
+def _queues_of(inventory: Inventory, host: str, alignment: bool | None) -> tuple[str, ...] | None:
+    """Queues that a compute host takes; None where that is not known."""
+    if not inventory.is_set(host, "compute_queues"):
+        return REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if alignment else ())
+    value = inventory.value(host, "compute_queues")
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return tuple(value)
+    return None
+
+
+def rule_queue_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse a queue that nobody fills: its worker idles for ever while its jobs wait in another one."""
+    alignment = _alignment(inventory, catalogue)
+    usable = REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if alignment is not False else ())
+    for host in inventory.hosts:
+        if not inventory.is_set(host, "compute_queues"):
+            continue
+        queues = _queues_of(inventory, host, alignment) or ()
+        for queue in dict.fromkeys(queues):
+            if queues.count(queue) > 1:
+                yield Problem(
+                    host,
+                    "compute_queues",
+                    f"{queue!r} {queues.count(queue)} times",
+                    "each queue once",
+                    "keep one of them",
+                )
+            if queue in usable:
+                continue
+            if queue in FRONTEND_QUEUES:
+                mend = "take it out: the frontend takes imports, with one bound for the whole cluster"
+            elif queue == ALIGNMENT_QUEUE:
+                mend = "take it out, or set escriptorium_text_alignment: true"
+            else:
+                mend = did_you_mean(queue, usable, 0.5) or f"known queues: {', '.join(usable)}"
+            yield Problem(
+                host, "compute_queues", f"{queue!r}, a queue that nobody fills", "queues that are filled", mend
+            )
+
+
+def rule_queues_consumed(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Jobs of a queue that nobody consumes wait for ever and no error says so (seen in the field with jvm)."""
+    alignment = _alignment(inventory, catalogue)
+    hosts = inventory.members("compute")
+    taken: set[str] = set()
+    for host in hosts:
+        queues = _queues_of(inventory, host, alignment)
+        if queues is None:
+            return
+        taken.update(queues)
+    needed = REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if alignment else ())
+    if hosts:
+        for queue in needed:
+            if queue not in taken:
+                yield Problem(
+                    THE_INVENTORY,
+                    f"queue {queue}",
+                    "no host that consumes it",
+                    "one compute host or more",
+                    f"add {queue!r} to compute_queues of a compute host",
+                )
+
+
+def rule_worker_overrides(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse overrides without effect (a misspelt queue or key) and workers without a process."""
+    del catalogue
+    for host, value in _given(inventory, "celery_worker_overrides"):
+        if not isinstance(value, Mapping):
+            continue
+        for text in check_overrides(value):
+            queue = next((str(name) for name in value if name not in QUEUES and repr(name) in text), "")
+            yield Problem(
+                host,
+                "celery_worker_overrides",
+                text,
+                "{queue: {concurrency: number, memory_mb: number}}",
+                (did_you_mean(queue, QUEUES, 0.5) if queue else "") or "correct it",
+            )
+
+
+# --- secrets and placeholders -----------------------------------------------------------------------------------------
+
+
+def rule_missing_secrets(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Without its secrets the platform would start with the well-known passwords of upstream's examples."""
+    for name in catalogue.secret_names():
+        if not any(inventory.is_set(host, name) for host in inventory.hosts):
+            yield Problem(
+                THE_INVENTORY,
+                name,
+                "nothing",
+                "a secret",
+                "run playbooks/generate-secrets.yml, or set it in your vault",
+            )
+
+
+def rule_weak_secrets(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse what can be guessed; Django itself warns about keys under 50 characters (security.W009)."""
+    for name in catalogue.secret_names():
+        long = MIN_DJANGO_KEY_LENGTH if name == "secret_django_key" else MIN_SECRET_LENGTH
+        for host, value in _given(inventory, name):
+            text = str(value) if value is not None else ""
+            wanted = f"{long} characters or more that cannot be guessed"
+            mend = f"take the line out and run playbooks/generate-secrets.yml: it makes {name}"
+            if not text:
+                yield Problem(host, name, "an empty value", wanted, mend)
+            elif text.lower() in _WEAK_SECRETS or _PLACEHOLDER.search(text) or text.startswith("django-insecure-"):
+                yield Problem(host, name, "a well-known or default secret", wanted, mend)
+            elif len(text) < long:
+                yield Problem(host, name, f"a secret of {len(text)} characters", wanted, mend)
+            elif len(set(text)) < MIN_DIFFERENT_CHARACTERS:
+                yield Problem(host, name, "a secret of very few different characters", wanted, mend)
+            elif any(letter < " " for letter in text):
+                yield Problem(host, name, "a secret with a line break or control character", wanted, mend)
+
+
+def _placeholders(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        if _PLACEHOLDER.search(value) or _ANGLE.search(value):
+            yield path, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _placeholders(f"{path}.{key}", part)
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from _placeholders(f"{path}[{index}]", part)
+
+
+def rule_placeholders(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse an example that was copied and not filled in: it would be deployed as it stands."""
+    for host in inventory.hosts:
+        for name, value in inventory.variables.get(host, {}).items():
+            if name.startswith("secret_"):
+                continue
+            for path, text in _placeholders(name, value):
+                yield Problem(
+                    host,
+                    path,
+                    f"the placeholder {_quote(text)}" if not catalogue.is_secret(name) else "a placeholder",
+                    "a real value",
+                    "fill it in",
+                )
+
+
+# --- values of the site -----------------------------------------------------------------------------------------------
+
+
+def rule_domain(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want a bare name: in certificates, redirects and allowed hosts a scheme or a port breaks it."""
+    for host, value in _given(inventory, "site_domain", str):
+        if value and not is_domain_name(value) and not _is_placeholder(value):
+            bare = re.sub(r"^[a-z]+://", "", value, flags=re.IGNORECASE).split("/")[0].split(":")[0]
+            mend = (
+                f"write {bare}"
+                if bare != value and is_domain_name(bare)
+                else "write the name only, e.g. htr.example.org"
+            )
+            yield Problem(host, "site_domain", _shown("site_domain", value, catalogue), "a DNS name with a dot", mend)
+
+
+def rule_email(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Error reports and the first account go to this address."""
+    for host, value in _given(inventory, "site_admin_email", str):
+        match = _EMAIL.match(value)
+        if value and not _is_placeholder(value) and not (match and is_domain_name(match["domain"])):
+            shown = _shown("site_admin_email", value, catalogue)
+            yield Problem(host, "site_admin_email", shown, "an e-mail address", "write it like htr-admin@example.org")
+
+
+def rule_version(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want a tag or a commit to build from; empty would mean whatever upstream has today."""
+    for host, value in _given(inventory, "escriptorium_version"):
+        if value is None or not str(value).strip():
+            shown = _shown("escriptorium_version", value, catalogue)
+            yield Problem(host, "escriptorium_version", shown, "a tag or a commit", "name one, or take the line out")
+
+
+def rule_certificate_pairs(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want both or none: nginx starts neither with a certificate without its key nor the other way round."""
+    for name in catalogue.variables:
+        if "certificate" not in name:
+            continue
+        partners = (name.replace("certificate", "certificate_key"), name.replace("certificate", "key"))
+        partner = next((other for other in partners if other in catalogue.variables), None)
+        if partner is None:
+            continue
+        for host in inventory.hosts:
+            pair = {one: inventory.effective(host, one, catalogue) for one in (name, partner)}
+            if UNRESOLVED in pair.values():
+                continue
+            for one, other in ((name, partner), (partner, name)):
+                if inventory.is_set(host, one) and pair[one] and not pair[other]:
+                    yield Problem(host, other, "nothing", f"a value, because {one} is given", f"set {other} as well")
+
+
+def _is_placeholder(value: str) -> bool:
+    return bool(_PLACEHOLDER.search(value) or _ANGLE.search(value))
+
+
+def _given(inventory: Inventory, name: str, kind: type | None = None) -> Iterator[tuple[str, Any]]:
+    """(host, value) of every host whose value of ``name`` is known, and of the given type."""
+    for host in inventory.hosts:
+        if inventory.is_set(host, name):
+            value = inventory.value(host, name)
+            if value is not UNRESOLVED and (kind is None or isinstance(value, kind)):
+                yield host, value
+
+
+INVENTORY_RULES: tuple[Rule, ...] = (
+    rule_single_hosts,
+    rule_compute_hosts,
+    rule_hosts_have_a_role,
+    rule_host_names,
+    rule_private_network,
+    rule_private_addresses,
+    rule_distinct_addresses,
+    rule_known_names,
+    rule_derived_names,
+    rule_required_names,
+    rule_site_values_agree,
+    rule_types,
+    rule_sizes,
+    rule_memory_wanted,
+    rule_queue_names,
+    rule_queues_consumed,
+    rule_worker_overrides,
+    rule_weak_secrets,
+    rule_placeholders,
+    rule_domain,
+    rule_email,
+    rule_version,
+    rule_certificate_pairs,
+)
+
+
+def _names(hosts: Iterable[str], shown: int = 4) -> str:
+    """Return ``a, b, c, d and 12 more``."""
+    names = list(hosts)
+    if len(names) <= shown + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:shown])} and {len(names) - shown} more"
+
+
+def collapse(problems: Iterable[Problem], hosts: Iterable[str]) -> list[Problem]:
+    """One problem for all hosts that share it: a wrong line of group_vars is one mistake, not a hundred."""
+    everyone = tuple(hosts)
+    merged: dict[tuple[str, str, str, str], list[str]] = {}
+    for problem in problems:
+        owners = merged.setdefault((problem.variable, problem.found, problem.wanted, problem.mend), [])
+        if problem.host not in owners:
+            owners.append(problem.host)
+    result = []
+    for (variable, found, wanted, mend), owners in merged.items():
+        whole = len(everyone) > 1 and set(owners) >= set(everyone)
+        result.append(Problem(EVERY_HOST if whole else _names(owners), variable, found, wanted, mend))
+    return result
+
+
+def check_inventory(inventory: Inventory, catalogue: Catalogue, *, secrets_required: bool = True) -> list[Problem]:
+    """All problems of an inventory, merged over hosts, in the order of the rules; empty where there is none.
+
+    ``secrets_required`` is False where missing secrets are made by the next playbook.
+    """
+    problems: list[Problem] = []
+    for rule in INVENTORY_RULES:
+        problems.extend(rule(inventory, catalogue))
+    if secrets_required:
+        problems.extend(rule_missing_secrets(inventory, catalogue))
+    return collapse(problems, inventory.hosts)
+
+
+def report(problems: Iterable[Problem]) -> str:
+    """All problems as lines of text, ready to print."""
+    return "\n".join(problem.text() for problem in problems)
+
+
+# --- facts stage ------------------------------------------------------------------------------------------------------
+
+DEFAULT_MEMORY_MB: Final[Mapping[str, int]] = {"frontend": 4000, "storage": 1500, "compute": 8000}
+DEFAULT_RELEASE_DISK_GB = 20
+APPLICATION_ROLES = frozenset({"frontend", "compute"})
+TESTED_APPLICATION = frozenset({"Debian 12"})
+TESTED_STORAGE = frozenset({"Debian 12", "Debian 13"})
+UNTESTED = frozenset({"Ubuntu 22.04", "Ubuntu 24.04"})
+GB = 1000**3
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What a host is made of.
+
+    ``version`` is the whole version of the distribution ("12.7", "24.04"), ``memory_mb`` MB of 1024 * 1024 bytes as
+    Ansible's facts count them, ``release_free_bytes`` the free space under /opt, ``has_release`` whether the host
+    carries a release already. None where not known.
+    """
+
+    distribution: str
+    major_version: str
+    version: str
+    architecture: str
+    memory_mb: int | None = None
+    processors: int | None = None
+    release_free_bytes: int | None = None
+    has_release: bool = False
+
+    @property
+    def system(self) -> str:
+        """Distribution and release family: ``Debian 12``, ``Ubuntu 24.04``."""
+        return f"{self.distribution} {self.version if self.distribution == 'Ubuntu' else self.major_version}"
+
+
+@dataclass(frozen=True)
+class FactsSettings:
+    """Bounds of the facts stage for one host (site variables preflight_*)."""
+
+    allow_untested: bool = False
+    release_disk_gb: float = DEFAULT_RELEASE_DISK_GB
+    memory_mb: int | Mapping[str, int] | None = None
+
+    def memory_for(self, role: str) -> int:
+        """Memory in MB that a host of the group ``role`` must have."""
+        if isinstance(self.memory_mb, Mapping):
+            return int(self.memory_mb.get(role, DEFAULT_MEMORY_MB.get(role, 0)))
+        return int(self.memory_mb) if self.memory_mb is not None else DEFAULT_MEMORY_MB.get(role, 0)
+
+
+@dataclass(frozen=True)
+class FactsHost:
+    """One host of the facts stage: its facts, its groups of the platform, its bounds."""
+
+    name: str
+    facts: HostFacts
+    roles: frozenset[str]
+    settings: FactsSettings = FactsSettings()
+
+    @property
+    def runs_application(self) -> bool:
+        """True where the host gets the release."""
+        return bool(self.roles & APPLICATION_ROLES)
+
+
+def fact_system(host: FactsHost) -> Iterator[Problem]:
+    """Want a tested system: the application needs Python 3.11 or 3.12, and other systems were never tried."""
+    tested = TESTED_APPLICATION if host.runs_application else TESTED_STORAGE
+    if host.facts.system in tested:
+        return
+    wanted = " or ".join(sorted(tested))
+    if host.facts.system in UNTESTED:
+        if host.settings.allow_untested:
+            return
+        mend = "install a tested system, or set preflight_allow_untested: true at your own risk"
+    else:
+        mend = "install a tested system"
+    yield Problem(host.name, "operating system", host.facts.system, wanted, mend)
+
+
+def fact_architecture(host: FactsHost) -> Iterator[Problem]:
+    """Want x86_64: the pinned packages of a release are wheels for x86_64."""
+    if host.facts.architecture != "x86_64":
+        yield Problem(host.name, "architecture", host.facts.architecture, "x86_64", "use an x86_64 host")
+
+
+def fact_disk(host: FactsHost) -> Iterator[Problem]:
+    """Want room for releases: each takes several GB, and a disk that fills stops the host."""
+    free = host.facts.release_free_bytes
+    if free is None or not host.runs_application:
+        return
+    wanted = host.settings.release_disk_gb / (4 if host.facts.has_release else 1)
+    if free < wanted * GB:
+        yield Problem(
+            host.name,
+            "free disk space under /opt",
+            f"{free / GB:.1f} GB",
+            f"{wanted:g} GB or more",
+            "free some space, give /opt a larger file system, or lower preflight_release_disk_gb",
+        )
+
+
+def fact_memory(host: FactsHost) -> Iterator[Problem]:
+    """Below this a service is killed for memory in the middle of somebody's job."""
+    if host.facts.memory_mb is None or not host.roles:
+        return
+    role = max(sorted(host.roles), key=host.settings.memory_for)
+    wanted = host.settings.memory_for(role)
+    if host.facts.memory_mb < wanted:
+        yield Problem(
+            host.name,
+            "memory",
+            f"{host.facts.memory_mb} MB",
+            f"{wanted} MB or more for a {role} host",
+            "give the host more memory, or lower preflight_memory_mb",
+        )
+
+
+def fact_same_family(hosts: Iterable[FactsHost]) -> Iterator[Problem]:
+    """One release is built once and copied bit for bit, so all application hosts must run the same system."""
+    families: dict[str, list[str]] = {}
+    for host in hosts:
+        if host.runs_application:
+            families.setdefault(f"{host.facts.system} {host.facts.architecture}", []).append(host.name)
+    if len(families) > 1:
+        found = "; ".join(f"{family} on {_names(names)}" for family, names in sorted(families.items()))
+        yield Problem(
+            "frontend and compute hosts",
+            "operating system",
+            found,
+            "the same system and architecture on all of them",
+            "install the same release of the same distribution: releases are copied bit for bit",
+        )
+
+
+HOST_FACT_RULES: tuple[Callable[[FactsHost], Iterator[Problem]], ...] = (
+    fact_system,
+    fact_architecture,
+    fact_disk,
+    fact_memory,
+)
+
+
+def check_facts(hosts: Iterable[FactsHost]) -> list[Problem]:
+    """All problems that the facts of the hosts show, merged over hosts; empty where there is none."""
+    everyone = list(hosts)
+    problems = [problem for rule in HOST_FACT_RULES for host in everyone for problem in rule(host)]
+    problems.extend(fact_same_family(everyone))
+    return collapse(problems, [host.name for host in everyone])

@@ -1,0 +1,420 @@
+"""Catalogue of every variable that an operator may set.
+
+Three sources make the catalogue: the site variables declared here, the role variables declared by each role
+(``roles/*/meta/argument_specs.yml``, with literal defaults of ``roles/*/defaults/main.yml``), and the names that this
+repository derives from the inventory (``group_vars/all/*.yml``), which an operator must not set.
+
+No Ansible import: everything here can be used and tested alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Names with these prefixes are never checked: `x_` is for the operator's own helper variables, `node_` describes the
+# containers of the demo and of the tests (molecule/resources), which a real site does not have.
+FREE_PREFIXES = ("x_", "node_")
+
+PLATFORM_GROUPS = ("frontend", "storage", "compute", "monitoring")
+
+# Connection variables of Ansible that sites commonly write; used only to find misspelt ones.
+ANSIBLE_NAMES = (
+    "ansible_become",
+    "ansible_become_method",
+    "ansible_become_password",
+    "ansible_become_user",
+    "ansible_connection",
+    "ansible_host",
+    "ansible_password",
+    "ansible_pipelining",
+    "ansible_port",
+    "ansible_python_interpreter",
+    "ansible_remote_tmp",
+    "ansible_shell_executable",
+    "ansible_shell_type",
+    "ansible_ssh_args",
+    "ansible_ssh_common_args",
+    "ansible_ssh_executable",
+    "ansible_ssh_extra_args",
+    "ansible_ssh_host_key_checking",
+    "ansible_ssh_pass",
+    "ansible_ssh_pipelining",
+    "ansible_ssh_private_key_file",
+    "ansible_ssh_retries",
+    "ansible_ssh_timeout",
+    "ansible_sudo_pass",
+    "ansible_timeout",
+    "ansible_user",
+)
+
+_SECRET_NAME = re.compile(r"(^secret_|password|passphrase|secret_key|_token$)")
+_TEMPLATE = re.compile(r"\{[{%]")
+_IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
+
+
+class CatalogueError(Exception):
+    """A file of this repository that declares variables cannot be read; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable that an operator may set.
+
+    ``type`` is a type name of Ansible's argument specification (str, int, bool, float, list, dict, path, raw).
+    ``default`` is the literal default; None where there is none or where it is a template (see ``has_default``).
+    ``options`` are the keys of a dict (or of each dict of a list), by name; empty where any key is allowed.
+    """
+
+    name: str
+    type: str
+    meaning: str
+    example: Any = None
+    required: bool = False
+    secret: bool = False
+    choices: tuple[Any, ...] = ()
+    elements: str | None = None
+    default: Any = None
+    has_default: bool = False
+    options: Mapping[str, Variable] = field(default_factory=dict)
+    origin: str = "site"
+
+
+SITE_VARIABLES: tuple[Variable, ...] = (
+    Variable(
+        "site_domain",
+        "str",
+        "Public DNS name under which users reach the platform, without https:// and without a port.",
+        example="htr.example.org",
+        required=True,
+    ),
+    Variable(
+        "site_private_network",
+        "str",
+        "IPv4 network that connects the hosts of the platform, in CIDR notation. Database, broker and shared tree "
+        "are reachable from it only.",
+        example="10.10.0.0/24",
+        required=True,
+    ),
+    Variable(
+        "site_admin_email",
+        "str",
+        "Address of the person who runs the platform: first administrator account, error reports.",
+        example="htr-admin@example.org",
+        required=True,
+    ),
+    Variable(
+        "private_address",
+        "str",
+        "IPv4 address of the host on site_private_network. A host variable.",
+        example="10.10.0.21",
+    ),
+    Variable(
+        "compute_queues",
+        "list",
+        "Queues whose jobs a compute host takes. Unset: all of them; jvm only with escriptorium_text_alignment.",
+        example=["default", "live"],
+        elements="str",
+    ),
+    Variable(
+        "storage_transport",
+        "str",
+        "How the shared tree reaches the other hosts: nfs, or preset where the site mounts it itself.",
+        example="nfs",
+        choices=("nfs", "preset"),
+        default="nfs",
+        has_default=True,
+    ),
+    Variable(
+        "service_uid",
+        "int",
+        "Number of the service account on every host.",
+        example=2000,
+        default=2000,
+        has_default=True,
+    ),
+    Variable(
+        "service_gid",
+        "int",
+        "Number of the service account's group on every host.",
+        example=2000,
+        default=2000,
+        has_default=True,
+    ),
+    Variable(
+        "secret_postgresql_password",
+        "str",
+        "Password of the database account that eScriptorium uses.",
+        required=True,
+        secret=True,
+    ),
+    Variable("secret_redis_password", "str", "Password of the broker.", required=True, secret=True),
+    Variable(
+        "secret_django_key",
+        "str",
+        "Key with which Django signs sessions and password reset links, at least 50 characters.",
+        required=True,
+        secret=True,
+    ),
+    Variable(
+        "secret_admin_password",
+        "str",
+        "Password of the first administrator account of the web application.",
+        required=True,
+        secret=True,
+    ),
+    Variable(
+        "preflight_allow_untested",
+        "bool",
+        "Accept Ubuntu 22.04 and 24.04, which are expected to work and are not tested.",
+        example=True,
+        default=False,
+        has_default=True,
+    ),
+    Variable(
+        "preflight_release_disk_gb",
+        "int",
+        "Free disk space in GB that a bare application host must have under /opt for releases. A host that carries a "
+        "release already needs a quarter of it, for one more.",
+        example=20,
+        default=20,
+        has_default=True,
+    ),
+    Variable(
+        "preflight_memory_mb",
+        "raw",
+        "Memory in MB that a host must have at least: one number for all, or a number for each group. Unset: "
+        "4000 for the frontend, 1500 for the storage host, 8000 for a compute host.",
+        example={"frontend": 4000, "storage": 1500, "compute": 8000},
+    ),
+    Variable(
+        "preflight_secrets",
+        "str",
+        "What preflight does about missing secrets: required (refuse) or generated (the next playbook makes them). "
+        "Set by site.yml.",
+        example="required",
+        choices=("required", "generated"),
+        default="required",
+        has_default=True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All names that may stand in an inventory, and those that must not because the repository derives them."""
+
+    variables: Mapping[str, Variable]
+    derived: Mapping[str, str] = field(default_factory=dict)
+    """Derived name -> file of the repository that derives it, relative to its root."""
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Derived name -> variables of the operator that its value is made from, e.g. base_uid -> (service_uid,)."""
+    set_by_playbooks: frozenset[str] = frozenset()
+    """Role variables that a playbook of this repository hands to a role."""
+
+    def is_known(self, name: str) -> bool:
+        """Return True where an operator may write this name."""
+        return name in self.variables or name.startswith(FREE_PREFIXES) or name.startswith("ansible_")
+
+    def is_secret(self, name: str) -> bool:
+        """Return True where the value must never be shown."""
+        variable = self.variables.get(name)
+        return bool(variable and variable.secret) or bool(_SECRET_NAME.search(name))
+
+    def secret_names(self) -> tuple[str, ...]:
+        """Names of the site's generated secrets, in the order of their declaration."""
+        return tuple(name for name in self.variables if name.startswith("secret_"))
+
+    def default(self, name: str) -> Any:
+        """Literal default of a variable; None where there is none."""
+        variable = self.variables.get(name)
+        return variable.default if variable else None
+
+
+def contains_template(value: Any) -> bool:
+    """Return True where a string anywhere in the value holds a Jinja expression or statement."""
+    if isinstance(value, str):
+        return bool(_TEMPLATE.search(value))
+    if isinstance(value, Mapping):
+        return any(contains_template(part) for pair in value.items() for part in pair)
+    if isinstance(value, list | tuple):
+        return any(contains_template(part) for part in value)
+    return False
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML file; raises CatalogueError naming the file where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8") as stream:
+            reader = _LOADER(stream)
+            try:
+                return reader.get_single_data()
+            finally:
+                reader.dispose()
+    except (OSError, yaml.YAMLError) as error:
+        raise CatalogueError(f"{path}: {error}") from error
+
+
+class _Vault(str):
+    """Text of a vault-encrypted value or of another private tag: opaque here."""
+
+
+def _make_loader() -> type[yaml.SafeLoader]:
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader: Any = type("_PlatformLoader", (base,), {})
+    for tag in ("!vault", "!unsafe"):
+        loader.add_constructor(tag, lambda reader, node: _Vault(reader.construct_scalar(node)))
+    result: type[yaml.SafeLoader] = loader
+    return result
+
+
+_LOADER = _make_loader()
+
+
+def _text(value: Any) -> str:
+    """Return the description of an argument specification, which may be a string or a list of paragraphs."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list):
+        return " ".join(str(part).strip() for part in value)
+    return ""
+
+
+def _literal(value: Any) -> tuple[Any, bool]:
+    """(default, has_default) of a declared default: a template has a value only on a host, so it counts as none."""
+    return (None, False) if contains_template(value) else (value, True)
+
+
+def _from_spec(name: str, spec: Mapping[str, Any], origin: str) -> Variable:
+    default, has_default = _literal(spec["default"]) if "default" in spec else (None, False)
+    options = spec.get("options") or {}
+    return Variable(
+        name=name,
+        type=str(spec.get("type", "str")),
+        meaning=_text(spec.get("description")),
+        required=bool(spec.get("required", False)),
+        secret=bool(spec.get("no_log", False)),
+        choices=tuple(spec.get("choices") or ()),
+        elements=spec.get("elements"),
+        default=default,
+        has_default=has_default,
+        options={key: _from_spec(key, part or {}, origin) for key, part in options.items()},
+        origin=origin,
+    )
+
+
+def role_folders(root: Path) -> list[Path]:
+    """Folders of the roles of the repository, sorted by name."""
+    return sorted(path for path in (root / "roles").glob("*") if path.is_dir())
+
+
+def role_options(role: Path) -> dict[str, dict[str, Any]]:
+    """Options of all entry points of a role's argument specification, as written; {} where it has none yet."""
+    path = role / "meta" / "argument_specs.yml"
+    if not path.is_file():
+        return {}
+    content = read_yaml(path) or {}
+    found: dict[str, dict[str, Any]] = {}
+    for entry in (content.get("argument_specs") or {}).values():
+        for name, spec in ((entry or {}).get("options") or {}).items():
+            found.setdefault(str(name), dict(spec or {}))
+    return found
+
+
+def role_defaults(role: Path) -> dict[str, Any]:
+    """Defaults of a role as written, templates included; {} where it has none."""
+    path = role / "defaults" / "main.yml"
+    return dict(read_yaml(path) or {}) if path.is_file() else {}
+
+
+def role_variables(root: Path) -> dict[str, Variable]:
+    """Variables of every role under ``root``/roles, by name."""
+    found: dict[str, Variable] = {}
+    for role in role_folders(root):
+        options = role_options(role)
+        for name, value in role_defaults(role).items():
+            spec = {"type": "raw", **options.get(name, {})}
+            spec.setdefault("default", value)
+            options[name] = spec
+        for name, spec in options.items():
+            found[name] = _from_spec(name, spec, f"role {role.name}")
+    return found
+
+
+def derived_variables(root: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """(name -> file, name -> expression) of what group_vars/all of the repository derives; ansible_* left out."""
+    files: dict[str, str] = {}
+    expressions: dict[str, Any] = {}
+    for path in sorted((root / "group_vars" / "all").glob("*.yml")):
+        for name, value in (read_yaml(path) or {}).items():
+            if not str(name).startswith("ansible_"):
+                files[str(name)] = str(path.relative_to(root))
+                expressions[str(name)] = value
+    return files, expressions
+
+
+def _identifiers(value: Any) -> set[str]:
+    if isinstance(value, str):
+        return set(_IDENTIFIER.findall(value))
+    if isinstance(value, Mapping):
+        return set().union(*(_identifiers(part) for part in value.values()), set())
+    if isinstance(value, list | tuple):
+        return set().union(*(_identifiers(part) for part in value), set())
+    return set()
+
+
+def _sources_of(name: str, expressions: Mapping[str, Any], known: Iterable[str]) -> tuple[str, ...]:
+    """Variables of the operator that a derived value is made from, through any number of derived names."""
+    allowed = set(known)
+    seen: set[str] = set()
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for word in _identifiers(expressions.get(current)):
+            if word in expressions:
+                waiting.append(word)
+            elif word in allowed:
+                found.add(word)
+    return tuple(sorted(found))
+
+
+def _playbook_vars(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "vars" and isinstance(value, Mapping):
+                yield from (str(name) for name in value)
+            yield from _playbook_vars(value)
+    elif isinstance(node, list):
+        for part in node:
+            yield from _playbook_vars(part)
+
+
+def playbook_variables(root: Path) -> frozenset[str]:
+    """Names that the playbooks of the repository set under a ``vars`` key."""
+    return frozenset(
+        name for path in sorted((root / "playbooks").glob("*.yml")) for name in _playbook_vars(read_yaml(path))
+    )
+
+
+def load_catalogue(root: Path) -> Catalogue:
+    """Catalogue of the repository at ``root``; raises CatalogueError where a file cannot be read.
+
+    Derived names win over role variables of the same name: the role declares them, the repository sets them.
+    """
+    variables = {variable.name: variable for variable in SITE_VARIABLES}
+    variables.update(role_variables(root))
+    files, expressions = derived_variables(root)
+    settable = {name: variable for name, variable in variables.items() if name not in files}
+    sources = {name: _sources_of(name, expressions, settable) for name in files}
+    return Catalogue(settable, files, sources, playbook_variables(root))

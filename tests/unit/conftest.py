@@ -1,0 +1,68 @@
+"""What unit tests share: the root of the repository, and imports of its pure logic without an installation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import ansible.module_utils
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# `from module_utils.platform_x import ...` as tests and type checkers read it, and
+# `from ansible.module_utils.platform_x import ...` as plugins do.
+sys.path.insert(0, str(ROOT))
+ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+
+RunPlaybook = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """Root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def ansible_playbook() -> str:
+    """Path of ansible-playbook: beside the Python that runs the tests, or else on the PATH."""
+    beside = Path(sys.executable).parent / "ansible-playbook"
+    found = str(beside) if beside.is_file() else shutil.which("ansible-playbook")
+    assert found, "ansible-playbook is neither beside this Python nor on the PATH"
+    return found
+
+
+@pytest.fixture
+def run_playbook(ansible_playbook: str, tmp_path: Path) -> RunPlaybook:
+    """Run a playbook of the repository as an operator does: ``run_playbook(inventory, playbook, *arguments)``.
+
+    Every attempt to contact a host by ssh is recorded in ``tmp_path``/contacted and fails.
+    """
+    tripwire = tmp_path / "ssh"
+    tripwire.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/contacted\nexit 255\n')
+    tripwire.chmod(0o755)
+
+    def run(inventory: Path, playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        environment.update(
+            ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"),
+            ANSIBLE_SSH_EXECUTABLE=str(tripwire),
+            ANSIBLE_HOME=str(tmp_path / "ansible"),
+            ANSIBLE_NOCOLOR="1",
+        )
+        return subprocess.run(
+            [ansible_playbook, "-i", str(inventory), str(ROOT / "playbooks" / playbook), *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    return run

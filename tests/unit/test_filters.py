@@ -1,0 +1,61 @@
+"""Filters and the action plugins' helpers, as Ansible loads them."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import ModuleType
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"loaded_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def filters(root: Path) -> ModuleType:
+    return load(root / "filter_plugins" / "platform.py")
+
+
+def test_names(filters: ModuleType) -> None:
+    assert set(filters.FilterModule().filters()) == {"worker_plan", "postgresql_memory", "redis_memory"}
+
+
+def test_values(filters: ModuleType) -> None:
+    plan = filters.worker_plan(["gpu"], 4, 8192, {"gpu": {"memory_mb": 4096}})
+    assert plan == [{"queue": "gpu", "concurrency": 1, "memory_max_mb": 4096, "tasks_per_child": 1, "omp_threads": 1}]
+    assert filters.postgresql_memory(8192)["shared_buffers"] == 1024
+    assert filters.redis_memory(8192) == 512
+
+
+def test_wrong_input_is_an_error_of_ansible(filters: ModuleType) -> None:
+    with pytest.raises(AnsibleFilterError, match="unknown queues"):
+        filters.worker_plan(["x"], 1, 1024)
+    with pytest.raises(AnsibleFilterError, match="postgresql_memory"):
+        filters.postgresql_memory(0)
+    with pytest.raises(AnsibleFilterError, match="redis_memory"):
+        filters.redis_memory(0)
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"stdout_lines": ["  Avail", " 1000"]}, (1000, False)),
+        ({"stdout_lines": ["  Avail", " 1000", " 1000"]}, (1000, True)),
+        ({"skipped": True}, (None, False)),
+        (None, (None, False)),
+    ],
+)
+def test_disk_space_is_read_from_df(root: Path, result: object, expected: tuple[int | None, bool]) -> None:
+    action = load(root / "action_plugins" / "preflight_facts.py")
+    assert action.disk_space(result) == expected

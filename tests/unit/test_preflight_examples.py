@@ -1,0 +1,103 @@
+"""Every wrong inventory of tests/inventories gives its messages and exit status 2, and no host is contacted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import subprocess
+
+RunPlaybook = Callable[..., "subprocess.CompletedProcess[str]"]
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "inventories"
+CASES = sorted(path.parent.name for path in EXAMPLES.glob("*/expected.txt"))
+SITES = ("cremma", "demo", "single")
+HOSTS = 100
+LIMIT_S = 5.0
+
+
+def lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.is_file() else []
+
+
+def test_there_are_enough_examples() -> None:
+    assert len(CASES) >= 10
+    assert sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()) == CASES
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_inventory_is_refused(case: str, run_playbook: RunPlaybook, tmp_path: Path) -> None:
+    result = run_playbook(EXAMPLES / case / "hosts.yml", "preflight.yml")
+    output = result.stdout + result.stderr
+    assert result.returncode == 2, output
+    for fragment in lines(EXAMPLES / case / "expected.txt"):
+        assert fragment in output
+    for secret in lines(EXAMPLES / case / "hidden.txt"):
+        assert secret not in output
+    assert not (tmp_path / "contacted").exists()
+
+
+def test_limit_does_not_switch_preflight_off(run_playbook: RunPlaybook) -> None:
+    result = run_playbook(EXAMPLES / "network_too_wide" / "hosts.yml", "preflight.yml", "--limit", "node3")
+    assert result.returncode == 2
+    assert "wanted a prefix length from 8" in result.stdout
+
+
+def test_refusal_stops_the_whole_site(run_playbook: RunPlaybook, tmp_path: Path) -> None:
+    result = run_playbook(EXAMPLES / "network_too_wide" / "hosts.yml", "../site.yml")
+    assert result.returncode == 2, result.stdout
+    assert "PLAY [Make the secrets" not in result.stdout
+    assert not (tmp_path / "contacted").exists()
+
+
+def test_the_tripwire_records_a_contact(run_playbook: RunPlaybook, tmp_path: Path) -> None:
+    """Proof that the tests above would notice a connection."""
+    result = run_playbook(EXAMPLES / "network_too_wide" / "hosts.yml", "check-facts.yml")
+    assert result.returncode == 4, result.stdout
+    assert "192.0.2.1" in (tmp_path / "contacted").read_text()
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_sites_of_the_repository_are_sound(site: str, run_playbook: RunPlaybook, root: Path, tmp_path: Path) -> None:
+    result = run_playbook(root / "inventories" / site, "preflight.yml", "-e", "preflight_secrets=generated")
+    assert result.returncode == 0, result.stdout
+    assert not (tmp_path / "contacted").exists()
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_hundred_hosts_are_checked_in_time(wrong: bool, run_playbook: RunPlaybook, tmp_path: Path) -> None:
+    network = "10.99.1" if wrong else "10.10.1"
+    compute = "\n".join(
+        f"        node{number}: {{private_address: {network}.{number}, x_rack: '{{{{ x_room }}}}'}}"
+        for number in range(1, HOSTS - 1)
+    )
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(
+        f"""---
+all:
+  vars:
+    site_domain: htr.example.org
+    site_private_network: 10.10.0.0/16
+    site_admin_email: htr-admin@example.org
+    x_room: basement
+    ansible_host: "{{{{ private_address }}}}"
+  children:
+    frontend: {{hosts: {{frontend: {{private_address: 10.10.0.1}}}}}}
+    storage: {{hosts: {{storage: {{private_address: 10.10.0.2}}}}}}
+    compute:
+      hosts:
+{compute}
+""",
+        encoding="utf-8",
+    )
+    start = time.monotonic()
+    result = run_playbook(inventory, "preflight.yml", "-v", "-e", "preflight_secrets=generated")
+    elapsed = time.monotonic() - start
+    assert result.returncode == (2 if wrong else 0), result.stdout
+    assert (f"has {HOSTS - 2} problems" if wrong else f"sound: {HOSTS} hosts") in result.stdout
+    assert elapsed < LIMIT_S, f"{elapsed:.1f} s"
