@@ -1,0 +1,100 @@
+# Everything that operators and developers type. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# Python of the control machine. Debian 12's own is right; another one: make venv PYTHON=python3.12
+PYTHON ?= python3
+SCENARIOS := base services single cluster
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+export MOLECULE_COMMAND_BORDERS := 0
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: venv
+venv: .venv/.installed ## Make the pinned environment in .venv
+
+.venv/.installed: requirements.txt
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+	  echo "This needs Python 3.11 or newer, and $(PYTHON) is $$("$(PYTHON)" -V 2>&1)."
+	  echo "Install one beside it (python3.11, python3.12) and type: make $(MAKECMDGOALS) PYTHON=python3.12"
+	  exit 1
+	} >&2
+	"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || {
+	  echo "Python lacks its module venv. Type this, then repeat: sudo apt-get install --yes python3-venv" >&2
+	  exit 1
+	}
+	echo "Making .venv with the pinned tools (about a minute)"
+	"$(PYTHON)" -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	touch $@
+
+.PHONY: requirements
+requirements: venv ## Take newer versions into requirements*.txt
+	for name in requirements requirements-acceptance; do
+	  uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
+	    --custom-compile-command 'make requirements' --output-file "$$name.txt" "$$name.in"
+	done
+
+.PHONY: engine
+engine: ## Make sure that a Docker engine answers
+	@molecule/resources/docker-engine
+
+.PHONY: image
+image: engine ## Build the images of the test bed's hosts
+	@molecule/resources/node-image
+
+.PHONY: stand-in
+stand-in: venv
+	@mkdir -p .cache/stand-in
+	python molecule/stand_in/make_repository.py .cache/stand-in/source >.cache/stand-in/commit
+
+.PHONY: demo
+demo: venv ## Start a cluster of four containers on this computer
+	@molecule/resources/demo up
+
+.PHONY: demo-destroy
+demo-destroy: venv ## Take the demo away
+	@molecule/resources/demo destroy
+
+.PHONY: lint
+lint: venv ## Check the style of everything
+	@tests/lint
+
+.PHONY: unit
+unit: venv ## Run the unit tests
+	@pytest tests/unit
+
+.PHONY: molecule
+molecule: $(addprefix molecule-,$(SCENARIOS)) ## Run every Molecule scenario
+
+.PHONY: $(addprefix molecule-,$(SCENARIOS))
+$(addprefix molecule-,$(SCENARIOS)): molecule-%: venv image stand-in
+	@molecule test --scenario-name $*
+
+molecule-%: ## Run one Molecule scenario: base, services, single or cluster
+	@echo "There is no scenario $*; there are: $(SCENARIOS)" >&2
+	exit 2
+
+.PHONY: test
+test: venv ## Run lint, unit tests and every scenario, as CI does
+	@tests/run-all $(SCENARIOS)
+
+.PHONY: acceptance
+acceptance: venv image ## Deploy the real eScriptorium (ESCRIPTORIUM_REPO=...) and work with it
+	@tests/acceptance-run
+
+.PHONY: bench
+bench: venv image stand-in ## Measure a first and a second deployment of the cluster scenario
+	@tests/bench
+
+.PHONY: clean
+clean: ## Remove .venv and .cache
+	rm -rf .venv .cache

@@ -1,0 +1,92 @@
+"""Imports (PAGE XML) and exports (plain text)."""
+
+import os
+from typing import Any
+
+from celery import shared_task
+from django.apps import apps
+from django.conf import settings
+
+from core.tasks import work
+from imports.page import Page, parse_page
+
+# Connects the signals that keep the task reports.
+from reporting import tasks as reporting_tasks
+from users.consumers import send_event
+
+__all__ = ["reporting_tasks"]
+
+
+def import_page(document: Any, page: Page, name: str, override: bool) -> None:
+    """Write the regions, lines and texts of one page."""
+    part = document.parts.filter(original_filename=page.filename).first()
+    if part is None:
+        raise ValueError(f"No page has the image {page.filename}")
+    transcription, _ = document.transcriptions.get_or_create(name=name or "Default PAGE Import")
+    if override:
+        part.lines.all().delete()
+        part.blocks.all().delete()
+    for region in page.regions:
+        block, _ = part.blocks.update_or_create(
+            external_id=region.identifier, defaults={"box": region.box, "order": part.blocks.count()}
+        )
+        for line in region.lines:
+            row, _ = part.lines.update_or_create(
+                external_id=line.identifier,
+                defaults={"block": block, "baseline": line.baseline, "mask": line.mask, "order": part.lines.count()},
+            )
+            row.transcriptions.update_or_create(transcription=transcription, defaults={"content": line.text})
+    part.workflow_state = max(part.workflow_state, part.WORKFLOW_STATE_TRANSCRIBING)
+    part.transcription_progress = 100
+    part.save()
+
+
+@shared_task(bind=True)
+def document_import(task: Any, document_pk: int, import_pk: int, user_pk: int | None = None, **kwargs: Any) -> None:
+    """Import an uploaded file; a failure is in the report, as in eScriptorium."""
+    DocumentImport = apps.get_model("imports", "DocumentImport")
+    # As in eScriptorium, an import that a killed worker has begun is not found here.
+    states = (DocumentImport.WORKFLOW_STATE_CREATED, DocumentImport.WORKFLOW_STATE_ERROR)
+    job = DocumentImport.objects.get(pk=import_pk, workflow_state__in=states)
+    job.report = apps.get_model("reporting", "TaskReport").objects.get(task_id=task.request.id)
+    job.workflow_state = job.WORKFLOW_STATE_STARTED
+    job.save()
+    send_event("document", document_pk, "import:start", {"id": document_pk})
+    try:
+        work(job.document.name)
+        with job.import_file.open("rb") as handle:
+            for page in parse_page(handle):
+                import_page(job.document, page, job.name, job.override)
+                job.processed += 1
+    except Exception as error:
+        job.workflow_state = job.WORKFLOW_STATE_ERROR
+        job.error_message = str(error)[:512]
+        job.save()
+        job.report.error(str(error))
+        send_event("document", document_pk, "import:error", {"id": document_pk, "reason": str(error)})
+    else:
+        job.workflow_state = job.WORKFLOW_STATE_DONE
+        job.save()
+        send_event("document", document_pk, "import:done", {"id": document_pk})
+
+
+@shared_task(bind=True)
+def document_export(
+    task: Any, file_format: str, part_pks: list[int], transcription_pk: int, user_pk: int, document_pk: int, **kw: Any
+) -> str:
+    """Write the text of pages to ``users/<pk>/export_*.txt`` and return its name below the media folder."""
+    lines = (
+        apps.get_model("core", "LineTranscription")
+        .objects.filter(transcription_id=transcription_pk, line__document_part__in=part_pks)
+        .order_by("line__document_part__order", "line__order")
+    )
+    folder = os.path.join(settings.MEDIA_ROOT, "users", str(user_pk))
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"export_doc{document_pk}_{task.request.id[:8]}.txt")
+    with open(path, "w") as handle:
+        handle.writelines(line.content + "\n" for line in lines)
+    name = os.path.relpath(path, settings.MEDIA_ROOT)
+    user = apps.get_model("users", "User").objects.get(pk=user_pk)
+    user.notify("Export done!", level="success", links=[{"text": "Download", "src": settings.MEDIA_URL + name}])
+    send_event("document", document_pk, "export:done", {"id": document_pk})
+    return name

@@ -1,0 +1,228 @@
+"""A cluster in operation: deployments beside running jobs, changed settings, hosts that stop, a broker that is away."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import (
+    DONE,
+    STARTED,
+    Database,
+    Inventory,
+    PlayRun,
+    Site,
+    play,
+    unit_states,
+    wait_for,
+    workers_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support import UnitStates
+
+pytestmark = pytest.mark.scenario("cluster")
+
+# The promise of the project for a run that changes nothing on four hosts (docs/performance.md).
+TASKS_PER_HOST = 150
+SKIPPED_PER_HOST = 20
+SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A deployment that had nothing to change, while a training ran."""
+
+    run: PlayRun
+    before: UnitStates
+    after: UnitStates
+    training: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def repeat(site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]) -> Repeat:
+    document, parts = site.api.document("held training", pages=2)
+    site.api.segment(document, parts)
+    database.finished(document, "core.tasks.segment")
+    site.api.train(document, parts, "hold-100")
+
+    def training() -> dict[str, Any] | None:
+        report = database.report(document, "core.tasks.train")
+        return report if report and report["workflow_state"] == STARTED else None
+
+    wait_for("the training to run", training)
+    before = unit_states(inventory, connect)
+    run = play(inventory, "site.yml")
+    after = unit_states(inventory, connect)
+    return Repeat(run, before, after, database.finished(document, "core.tasks.train", timeout=240))
+
+
+def test_repeated_deployment_changes_nothing(repeat: Repeat) -> None:
+    assert repeat.run.changed == []
+    assert {host: counts["changed"] for host, counts in repeat.run.stats.items() if counts["changed"]} == {}
+
+
+def test_repeated_deployment_restarts_nothing(repeat: Repeat) -> None:
+    assert repeat.after == repeat.before
+    assert len(repeat.before) >= 14  # web, WebSocket, imports, nginx, PostgreSQL, Redis; four queues on two hosts
+
+
+def test_repeated_deployment_is_cheap(repeat: Repeat) -> None:
+    executed = {host: counts["ok"] for host, counts in repeat.run.stats.items()}
+    skipped = {host: counts["skipped"] for host, counts in repeat.run.stats.items()}
+    print(f"executed {executed}, skipped {skipped}, {repeat.run.seconds:.1f} s")
+    assert max(executed.values()) <= TASKS_PER_HOST
+    assert max(skipped.values()) < SKIPPED_PER_HOST
+
+
+def test_repeated_deployment_is_fast(repeat: Repeat) -> None:
+    assert repeat.run.seconds < SECONDS
+
+
+def test_running_training_outlives_a_deployment(
+    repeat: Repeat, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    assert repeat.training["workflow_state"] == DONE
+    assert len(workers_of(inventory, connect, repeat.training["task_id"])) == 1, "started once, and never again"
+
+
+@pytest.fixture(scope="module")
+def own_settings(inventory: Inventory) -> Any:
+    """After these checks the cluster has its own settings again."""
+    yield
+    play(inventory, "playbooks/deploy-application.yml")
+
+
+def restarted(before: UnitStates, after: UnitStates) -> set[tuple[str, str]]:
+    return {unit for unit in before if before[unit] != after.get(unit)}
+
+
+def deploy_and_compare(
+    inventory: Inventory, connect: Callable[[str], Any], wanted: set[tuple[str, str]], settings: dict[str, Any]
+) -> set[tuple[str, str]]:
+    """Deploy with other settings; answers the units that were restarted, once those wanted were (or time is up)."""
+    before = unit_states(inventory, connect)
+    play(inventory, "playbooks/deploy-application.yml", "--extra-vars", json.dumps(settings))
+    answer: set[tuple[str, str]] = set()
+
+    def all_there() -> bool:
+        nonlocal answer
+        after = unit_states(inventory, connect)
+        answer = restarted(before, after)
+        return answer >= wanted and before.keys() <= after.keys()
+
+    wait_for(f"the restart of {sorted(wanted)}", all_there, timeout=120)
+    return answer
+
+
+@pytest.mark.usefixtures("own_settings")
+def test_changed_worker_restarts_that_worker_only(inventory: Inventory, connect: Callable[[str], Any]) -> None:
+    overrides = inventory.value("celery_worker_overrides") | {"live": {"concurrency": 2}}
+    wanted = {(host, "escriptorium-worker@live.service") for host in inventory.compute}
+    assert deploy_and_compare(inventory, connect, wanted, {"celery_worker_overrides": overrides}) == wanted
+    for host in inventory.compute:
+        shown = connect(host).check_output("systemctl show --property=ExecStart escriptorium-worker@live.service")
+        assert "--concurrency 2" in shown
+
+
+@pytest.mark.usefixtures("own_settings")
+def test_changed_setting_restarts_the_application_only(inventory: Inventory, connect: Callable[[str], Any]) -> None:
+    application = {unit for unit in unit_states(inventory, connect) if unit[1].startswith("escriptorium-")}
+    overrides = inventory.value("celery_worker_overrides") | {"live": {"concurrency": 2}}
+    settings = {"celery_worker_overrides": overrides, "escriptorium_environment": {"QUOTA_CPU_MINUTES": "600"}}
+    assert deploy_and_compare(inventory, connect, application, settings) == application
+    for host in {inventory.frontend, *inventory.compute}:
+        assert connect(host).file("/etc/escriptorium/escriptorium.env").contains("^QUOTA_CPU_MINUTES=.*600")
+
+
+def answers(connect: Callable[[str], Any], frontend: str, nodes: list[str], timeout: int = 90) -> Any:
+    return connect(frontend).run(
+        "/usr/local/lib/escriptorium/run-as-service python -m escriptorium_cluster.workers --timeout %s --expect %s",
+        str(timeout),
+        ",".join(nodes),
+    )
+
+
+def test_other_compute_host_takes_over(
+    site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    for stopped in inventory.compute:
+        connect(stopped).check_output("systemctl stop 'escriptorium-worker@*.service'")
+        try:
+            document, parts = site.api.document(f"without {stopped}")
+            site.api.segment(document, parts)
+            report = database.finished(document, "core.tasks.segment")
+            taken = workers_of(inventory, connect, report["task_id"])
+            assert [host for host, _ in taken] == [host for host in inventory.compute if host != stopped]
+        finally:
+            connect(stopped).check_output("systemctl start --all 'escriptorium-worker@*.service'")
+    nodes = [f"{queue}@{host}" for host in inventory.compute for queue in ("default", "live", "low-priority", "gpu")]
+    answer = answers(connect, inventory.frontend, nodes)
+    assert answer.rc == 0, answer.stdout
+
+
+def test_stopped_worker_ends_its_job_first(
+    site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    document, parts = site.api.document("hold-15 for the stop")
+    site.api.segment(document, parts)
+
+    def running() -> dict[str, Any] | None:
+        report = database.report(document, "core.tasks.segment")
+        return report if report and report["workflow_state"] == STARTED else None
+
+    report = wait_for("the job to run", running)
+    ((host, unit),) = workers_of(inventory, connect, report["task_id"])
+    connect(host).check_output("systemctl stop %s", unit)
+    try:
+        after_stop = database.report(document, "core.tasks.segment")
+        assert after_stop is not None
+        assert after_stop["workflow_state"] == DONE, "systemctl came back before the job had ended"
+        assert workers_of(inventory, connect, report["task_id"]) == [(host, unit)]
+    finally:
+        connect(host).check_output("systemctl start %s", unit)
+
+
+def test_worker_waits_for_a_broker_that_is_away(inventory: Inventory, connect: Callable[[str], Any]) -> None:
+    """Started against a broker that is down, Celery would stay deaf for ever though its process lives."""
+    host = inventory.compute[0]
+    frontend = connect(inventory.frontend)
+    frontend.check_output("systemctl stop redis-server")
+    try:
+        connect(host).check_output("systemctl restart --no-block escriptorium-worker@default.service")
+
+        def waits() -> bool:
+            state = connect(host).check_output(
+                "systemctl show --property=ActiveState --value escriptorium-worker@default"
+            )
+            return bool(state == "activating")
+
+        wait_for("the worker to wait for its broker", waits, timeout=60)
+    finally:
+        frontend.check_output("systemctl start redis-server")
+    nodes = [f"{queue}@{name}" for name in inventory.compute for queue in ("default", "live", "low-priority", "gpu")]
+    answer = answers(connect, inventory.frontend, [*nodes, f"imports@{inventory.frontend}"], timeout=150)
+    assert answer.rc == 0, answer.stdout
+
+
+def test_compute_host_comes_back_after_a_power_cut(
+    site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    host, other = inventory.compute
+    subprocess.run(["docker", "kill", inventory.container(host)], check=True, capture_output=True)
+    subprocess.run(["docker", "start", inventory.container(host)], check=True, capture_output=True)
+    nodes = [f"{queue}@{host}" for queue in ("default", "live", "low-priority", "gpu")]
+    answer = answers(connect, inventory.frontend, nodes, timeout=150)
+    assert answer.rc == 0, answer.stdout
+    connect(other).check_output("systemctl stop escriptorium-worker@default.service")
+    try:
+        document, parts = site.api.document("after the power cut")
+        site.api.segment(document, parts)
+        database.finished(document, "core.tasks.segment")
+    finally:
+        connect(other).check_output("systemctl start escriptorium-worker@default.service")

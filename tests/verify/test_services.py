@@ -1,0 +1,171 @@
+"""PostgreSQL and Redis by themselves on Debian 12 and 13: who gets in and how, and what survives."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support import play
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support import Inventory
+
+pytestmark = pytest.mark.scenario("services")
+
+NAMES = ("debian12", "debian13")
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def host(name: str, connect: Callable[[str], Any]) -> Any:
+    return connect(name)
+
+
+@pytest.fixture
+def other(name: str, connect: Callable[[str], Any]) -> Any:
+    """The other host that may connect."""
+    return connect(next(other for other in NAMES if other != name))
+
+
+def psql(client: Any, address: str, password: str, query: str = "SELECT 1", database: str = "escriptorium") -> Any:
+    return client.run(
+        f"PGPASSWORD={shlex.quote(password)} PGCONNECT_TIMEOUT=5 psql -X -A -t -h {address} -U escriptorium "
+        f"-d {database} -c {shlex.quote(query)}"
+    )
+
+
+def redis(client: Any, address: str, password: str | None, *words: str) -> str:
+    login = f"REDISCLI_AUTH={shlex.quote(password)} " if password else ""
+    answer = client.run(f"{login}timeout 10 redis-cli -h {address} {shlex.join(words)} 2>&1")
+    return str(answer.stdout).strip()
+
+
+def test_units_run_and_start_at_boot(host: Any) -> None:
+    for unit in ("postgresql", "redis-server"):
+        assert host.service(unit).is_enabled
+        assert host.service(unit).is_running
+
+
+def test_database_accepts_a_host_of_the_inventory(other: Any, name: str, inventory: Inventory) -> None:
+    answer = psql(other, inventory.address(name), inventory.value("scenario_database_password"))
+    assert (answer.rc, answer.stdout.strip()) == (0, "1"), answer.stderr
+
+
+def test_database_refuses_a_wrong_password(other: Any, name: str, inventory: Inventory) -> None:
+    answer = psql(other, inventory.address(name), "wrong")
+    assert answer.rc != 0
+    assert "password authentication failed" in answer.stderr
+
+
+def test_database_refuses_other_databases(other: Any, name: str, inventory: Inventory) -> None:
+    answer = psql(other, inventory.address(name), inventory.value("scenario_database_password"), database="postgres")
+    assert answer.rc != 0
+    assert "no pg_hba.conf entry" in answer.stderr
+
+
+def test_database_refuses_a_host_outside_the_inventory(
+    name: str, connect: Callable[[str], Any], inventory: Inventory
+) -> None:
+    """A bare host has no client, so the refusal is read from a start-up message of PostgreSQL's protocol, version 3."""
+    program = (
+        "import socket,struct;"
+        f"s=socket.create_connection(({inventory.address(name)!r},5432),5);"
+        "b=struct.pack('!i',196608)+b'user\\0escriptorium\\0database\\0escriptorium\\0\\0';"
+        "s.sendall(struct.pack('!i',len(b)+4)+b);print(s.recv(4096))"
+    )
+    refusal = connect("stranger").check_output("python3 -c %s", program)
+    assert "no pg_hba.conf entry" in refusal
+    assert "28000" in refusal  # invalid_authorization_specification
+
+
+def test_passwords_are_kept_as_scram(host: Any) -> None:
+    kept = host.check_output(
+        "runuser -u postgres -- psql -X -A -t -c %s", "SELECT rolpassword FROM pg_authid WHERE rolname = 'escriptorium'"
+    )
+    assert kept.startswith("SCRAM-SHA-256$")
+
+
+def test_owner_of_the_database_is_nobody_else(host: Any) -> None:
+    rights = host.check_output(
+        "runuser -u postgres -- psql -X -A -t -c %s",
+        "SELECT rolsuper, rolcreatedb, rolcreaterole, rolreplication FROM pg_roles WHERE rolname = 'escriptorium'",
+    )
+    assert rights == "f|f|f|f"
+
+
+def test_database_is_sized_from_memory_and_takes_further_settings(host: Any) -> None:
+    def setting(name: str) -> str:
+        return str(host.check_output("runuser -u postgres -- psql -X -A -t -c %s", f"SHOW {name}"))
+
+    assert setting("shared_buffers") != "128MB"  # what the distribution sets
+    assert setting("log_min_duration_statement") == "2s"
+    assert setting("password_encryption") == "scram-sha-256"
+
+
+def test_services_listen_on_loopback_and_the_private_address_only(host: Any, name: str, inventory: Inventory) -> None:
+    for port in (5432, 6379):
+        listening = host.check_output(
+            f"ss --no-header --listening --tcp --numeric 'sport = :{port}' | awk '{{print $4}}'"
+        )
+        assert set(listening.split()) == {f"127.0.0.1:{port}", f"{inventory.address(name)}:{port}"}
+
+
+def test_broker_refuses_without_the_password(other: Any, name: str, inventory: Inventory) -> None:
+    assert "NOAUTH" in redis(other, inventory.address(name), None, "PING")
+    assert "WRONGPASS" in redis(other, inventory.address(name), "wrong", "PING")
+
+
+def test_broker_answers_with_the_password(other: Any, name: str, inventory: Inventory) -> None:
+    assert redis(other, inventory.address(name), inventory.value("scenario_broker_password"), "PING") == "PONG"
+
+
+def test_broker_never_throws_jobs_away(host: Any, name: str, inventory: Inventory) -> None:
+    password = inventory.value("scenario_broker_password")
+    wanted = {"maxmemory-policy": "noeviction", "appendonly": "yes", "maxmemory": str(256 * 1024 * 1024)}
+    for key, value in wanted.items():
+        assert redis(host, inventory.address(name), password, "CONFIG", "GET", key).split()[1] == value
+
+
+def test_jobs_survive_a_crash_of_the_broker(host: Any, name: str, inventory: Inventory) -> None:
+    password, address = inventory.value("scenario_broker_password"), inventory.address(name)
+    assert redis(host, address, password, "RPUSH", "survives", "a", "b") == "2"
+    # The log reaches the disk once a second. After that even a killed server has lost nothing.
+    host.check_output("sleep 1.5 && systemctl kill --signal=KILL redis-server")
+    host.check_output(
+        f"for i in $(seq 50); do REDISCLI_AUTH={shlex.quote(password)} redis-cli -h {address} PING 2>/dev/null | "
+        "grep -q PONG && exit 0; sleep 0.2; done; exit 1"
+    )
+    assert redis(host, address, password, "LRANGE", "survives", "0", "-1").split() == ["a", "b"]
+    assert redis(host, address, password, "DEL", "survives") == "1"
+
+
+def test_password_of_the_broker_is_not_readable_by_everybody(host: Any) -> None:
+    readable = host.run("runuser -u nobody -- grep -rs requirepass /etc/redis")
+    assert readable.stdout == ""
+
+
+def test_new_clients_are_let_in_without_a_restart(host: Any, inventory: Inventory) -> None:
+    """Access is changed by a reload: the server's main process stays."""
+    before = host.check_output("systemctl show --property=MainPID --value 'postgresql@*.service'")
+    clients = [*(inventory.address(name) for name in NAMES), "10.213.30.50"]
+    run = play(
+        inventory,
+        "molecule/services/converge.yml",
+        "--limit",
+        host.check_output("hostname"),
+        "--extra-vars",
+        f'{{"postgresql_clients": {clients}}}'.replace("'", '"'),
+    )
+    assert any("Let in the hosts" in change for change in run.changed)
+    assert "10.213.30.50" in host.check_output(
+        "runuser -u postgres -- psql -X -A -t -c %s", "SELECT string_agg(address, ' ') FROM pg_hba_file_rules"
+    )
+    assert host.check_output("systemctl show --property=MainPID --value 'postgresql@*.service'") == before
+    play(inventory, "molecule/services/converge.yml", "--limit", host.check_output("hostname"))
