@@ -1,0 +1,250 @@
+"""The cluster's configuration, read once from the environment. Pure: no Django, no file and no network access.
+
+Every process of the platform gets the same environment file from systemd. Upstream's own variable names are kept
+where upstream reads them; names that start with ``CLUSTER_`` are ours, because upstream hard-codes the value,
+reads it with the wrong type, or ignores the variable.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: Seconds after which Redis hands out again a job that nobody has acknowledged. Has to be above the longest training.
+DEFAULT_VISIBILITY_TIMEOUT = 604800
+#: How often one job may be started before it is given up (a job that kills its worker by memory would loop for ever).
+DEFAULT_TASK_MAX_STARTS = 3
+#: Secret keys that are public knowledge: upstream's default in the code and in its example of an environment file.
+KNOWN_SECRET_KEYS = frozenset({"a-beautiful-snowflake", "changeme"})
+#: Numeric precisions of PyTorch Lightning 2 that Kraken's trainer takes.
+PRECISIONS = frozenset(
+    {"64", "64-true", "32", "32-true", "16", "16-true", "16-mixed", "bf16", "bf16-true", "bf16-mixed"}
+)
+EMAIL_SECURITY = frozenset({"none", "starttls", "tls"})
+LOG_LEVELS = frozenset({"DEBUG", "INFO", "WARNING", "ERROR"})
+
+Value = TypeVar("Value")
+
+
+class ConfigError(ValueError):
+    """The environment does not describe a working platform; ``problems`` names every bad variable, never a secret."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("wrong environment: " + "; ".join(problems))
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConfig:
+    """Where Redis answers and how patient it is with unacknowledged jobs (``visibility_timeout``: seconds)."""
+
+    host: str
+    port: int
+    password: str = field(repr=False)
+    visibility_timeout: int = DEFAULT_VISIBILITY_TIMEOUT
+
+    def url(self, database: int) -> str:
+        """Return the ``redis://`` URL of one numbered database, with the password quoted for a URL."""
+        return redis_url(self.host, self.port, self.password, database)
+
+    def transport_options(self) -> dict[str, int]:
+        """Return Celery's transport options.
+
+        kombu lets whichever process looks first return "lost" jobs to the queue, and goes by its *own* timeout: one
+        client with the default of 3600 s starts every training of more than an hour a second time. Hence the same
+        options for each process, the inspecting ones too.
+        """
+        return {"visibility_timeout": self.visibility_timeout}
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """All that the settings module needs. Times in seconds, sizes in MiB."""
+
+    secret_key: str = field(repr=False)
+    allowed_hosts: tuple[str, ...]
+    csrf_trusted_origins: tuple[str, ...]
+    media_root: str
+    static_root: str
+    broker: BrokerConfig
+    task_max_starts: int
+    upload_max_mib: int
+    training_batch_size: int
+    training_precision: str
+    gpu_cost: float
+    cookie_secure: bool
+    hsts_seconds: int
+    email_host: str
+    email_port: int
+    email_user: str
+    email_password: str = field(repr=False)
+    email_security: str
+    iiif_quality: str
+    log_level: str
+
+
+def redis_url(host: str, port: int, password: str, database: int) -> str:
+    """Return ``redis://:PASSWORD@HOST:PORT/DATABASE``; every reserved character of the password is percent-encoded."""
+    return f"redis://:{quote(password, safe='')}@{host}:{port}/{database}"
+
+
+class _Reader:
+    """Reads typed values from an environment and collects the problems instead of stopping at the first."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.problems: list[str] = []
+
+    def text(self, name: str, default: str | None = None, *, secret: bool = False) -> str:
+        """Return a non-empty text; without a default it is required."""
+        value = self.environment.get(name, "").strip() if not secret else self.environment.get(name, "")
+        if value:
+            return value
+        if default is None:
+            self.problems.append(f"{name} is not set")
+            return ""
+        return default
+
+    def parsed(self, name: str, default: Value, parse: Callable[[str], Value], wanted: str) -> Value:
+        """Return ``parse(text)``, or the default when the variable is unset or empty."""
+        raw = self.environment.get(name, "").strip()
+        if not raw:
+            return default
+        try:
+            return parse(raw)
+        except ValueError:
+            self.problems.append(f"{name} is '{raw}', expected {wanted}")
+            return default
+
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        """Return a whole number between two bounds, both included."""
+
+        def parse(raw: str) -> int:
+            number = int(raw)
+            if not low <= number <= high:
+                raise ValueError(raw)
+            return number
+
+        return self.parsed(name, default, parse, f"a whole number from {low} to {high}")
+
+    def choice(self, name: str, default: str, choices: frozenset[str]) -> str:
+        """Return one of a set of words."""
+
+        def parse(raw: str) -> str:
+            if raw not in choices:
+                raise ValueError(raw)
+            return raw
+
+        return self.parsed(name, default, parse, "one of " + ", ".join(sorted(choices)))
+
+    def boolean(self, name: str, *, default: bool) -> bool:
+        """Return True for ``true`` and False for ``false``; nothing else, so that nobody has to guess."""
+        words = {"true": True, "false": False}
+
+        def parse(raw: str) -> bool:
+            if raw.lower() not in words:
+                raise ValueError(raw)
+            return words[raw.lower()]
+
+        return self.parsed(name, default, parse, "true or false")
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """Return a required, comma separated list."""
+        words = tuple(part.strip() for part in self.environment.get(name, "").split(",") if part.strip())
+        if not words:
+            self.problems.append(f"{name} is not set")
+        return words
+
+    def directory(self, name: str) -> str:
+        """Return an absolute path (whether it exists is asked by ``wait``, not here)."""
+        value = self.text(name)
+        if value and not value.startswith("/"):
+            self.problems.append(f"{name} is '{value}', expected an absolute path")
+        return value.rstrip("/")
+
+
+def _cost(raw: str) -> float:
+    """Return a finite number that is not negative; anything else raises ValueError."""
+    cost = float(raw)
+    if not math.isfinite(cost) or cost < 0:
+        raise ValueError(raw)
+    return cost
+
+
+def _read_broker(read: _Reader) -> BrokerConfig:
+    return BrokerConfig(
+        host=read.text("REDIS_HOST"),
+        port=read.integer("REDIS_PORT", 6379, 1, 65535),
+        password=read.text("CLUSTER_REDIS_PASSWORD", secret=True),
+        visibility_timeout=read.integer("CLUSTER_VISIBILITY_TIMEOUT", DEFAULT_VISIBILITY_TIMEOUT, 60, 31536000),
+    )
+
+
+def load_broker(environment: Mapping[str, str]) -> BrokerConfig:
+    """Return the part of the configuration that names Redis.
+
+    :raises ConfigError: naming every missing or wrong variable.
+    """
+    read = _Reader(environment)
+    broker = _read_broker(read)
+    if read.problems:
+        raise ConfigError(read.problems)
+    return broker
+
+
+def load_config(environment: Mapping[str, str]) -> ClusterConfig:
+    """Return the whole configuration.
+
+    :raises ConfigError: naming every missing or wrong variable at once. No message holds the value of a secret.
+    """
+    read = _Reader(environment)
+    config = ClusterConfig(
+        secret_key=read.text("SECRET_KEY", secret=True),
+        allowed_hosts=read.words("CLUSTER_ALLOWED_HOSTS"),
+        csrf_trusted_origins=read.words("CSRF_TRUSTED_ORIGINS"),
+        media_root=read.directory("CLUSTER_MEDIA_ROOT"),
+        static_root=read.directory("CLUSTER_STATIC_ROOT"),
+        broker=_read_broker(read),
+        task_max_starts=read.integer("CLUSTER_TASK_MAX_STARTS", DEFAULT_TASK_MAX_STARTS, 1, 100),
+        upload_max_mib=read.integer("CLUSTER_UPLOAD_MAX_MIB", 150, 1, 102400),
+        training_batch_size=read.integer("CLUSTER_TRAINING_BATCH_SIZE", 1, 1, 1024),
+        training_precision=read.choice("CLUSTER_TRAINING_PRECISION", "32", PRECISIONS),
+        gpu_cost=read.parsed("CLUSTER_GPU_COST", 1.0, _cost, "a number that is not negative"),
+        cookie_secure=read.boolean("CLUSTER_COOKIE_SECURE", default=True),
+        hsts_seconds=read.integer("CLUSTER_HSTS_SECONDS", 0, 0, 63072000),
+        email_host=read.text("EMAIL_HOST", "localhost"),
+        email_port=read.integer("EMAIL_PORT", 25, 1, 65535),
+        email_user=read.text("CLUSTER_EMAIL_USER", ""),
+        email_password=read.text("CLUSTER_EMAIL_PASSWORD", "", secret=True),
+        email_security=read.choice("CLUSTER_EMAIL_SECURITY", "none", EMAIL_SECURITY),
+        iiif_quality=read.text("CLUSTER_IIIF_QUALITY", "full"),
+        log_level=read.choice("CLUSTER_LOG_LEVEL", "INFO", LOG_LEVELS),
+    )
+    # Upstream's default database password is 'postgres': an unset variable would be a guess instead of an error.
+    for name in ("SQL_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"):
+        read.text(name, secret=True)
+    if config.secret_key in KNOWN_SECRET_KEYS:
+        read.problems.append("SECRET_KEY is a published example value")
+    if "*" in config.allowed_hosts:
+        read.problems.append("CLUSTER_ALLOWED_HOSTS is '*', expected host names: WebSocket origins are checked with it")
+    for origin in config.csrf_trusted_origins:
+        if not re.fullmatch(r"https?://[^/]+", origin):
+            read.problems.append(
+                f"CSRF_TRUSTED_ORIGINS has '{origin}', expected scheme and host, as https://example.org"
+            )
+    if environment.get("DEBUG"):
+        read.problems.append("DEBUG is set, expected unset: any text, even False, turns debugging on")
+    device = environment.get("KRAKEN_TRAINING_DEVICE", "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda:\d+", device):
+        read.problems.append(f"KRAKEN_TRAINING_DEVICE is '{device}', expected cpu, mps or cuda:0 (with a number)")
+    if config.email_password and not config.email_user:
+        read.problems.append("CLUSTER_EMAIL_PASSWORD is set without CLUSTER_EMAIL_USER")
+    if read.problems:
+        raise ConfigError(read.problems)
+    return config

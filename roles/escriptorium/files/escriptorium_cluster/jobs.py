@@ -1,0 +1,93 @@
+"""Lists the jobs that run and counts those that wait. Needs no Django: it only talks to the broker.
+
+    python -m escriptorium_cluster.jobs [--json]
+
+Exit status 0; 1 when the broker does not answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from escriptorium_cluster.config import ConfigError, load_broker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: Queues of eScriptorium and of the cluster, in the order in which a person asks for them.
+QUEUES = ("live", "default", "low-priority", "gpu", "imports", "jvm")
+
+#: Seconds that the workers have for their answer.
+ANSWER_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One running job; ``seconds`` since it started."""
+
+    worker: str
+    task: str
+    id: str
+    seconds: float
+
+
+def running_jobs(active: Mapping[str, Sequence[Mapping[str, Any]]], now: float) -> list[Job]:
+    """Return the jobs of an answer to Celery's ``inspect active``, the oldest first.
+
+    :param now: seconds since 1970; Celery reports the start of a job in the same unit.
+    """
+    jobs = [
+        Job(worker, job["name"], job["id"], round(max(0.0, now - float(job.get("time_start") or now)), 1))
+        for worker, answers in active.items()
+        for job in answers
+    ]
+    return sorted(jobs, key=lambda job: (-job.seconds, job.worker, job.id))
+
+
+def explain(jobs: Sequence[Job], waiting: Mapping[str, int]) -> str:
+    """Return the state as lines for a person."""
+    lines = [f"{len(jobs)} running"]
+    lines += [f"  {job.worker}  {job.task}  for {job.seconds:.0f} s  ({job.id})" for job in jobs]
+    lines.append("waiting: " + (", ".join(f"{queue} {count}" for queue, count in waiting.items() if count) or "none"))
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="escriptorium_cluster.jobs", description="Show running and waiting jobs.")
+    parser.add_argument("--json", action="store_true", help="print one JSON line instead of text")
+    options = parser.parse_args(arguments)
+    try:
+        broker = load_broker(os.environ)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+    from celery import Celery
+    from redis import Redis, RedisError
+
+    app = Celery("escriptorium_cluster.jobs", broker=broker.url(0), set_as_current=False)
+    app.conf.update(broker_transport_options=broker.transport_options(), broker_connection_timeout=ANSWER_SECONDS)
+    redis = Redis.from_url(broker.url(0), socket_connect_timeout=ANSWER_SECONDS, socket_timeout=ANSWER_SECONDS)
+    try:
+        waiting = {queue: int(redis.llen(queue)) for queue in QUEUES}
+        active = app.control.inspect(timeout=ANSWER_SECONDS).active() or {}
+    except RedisError as error:
+        print(f"the broker does not answer: {error}", file=sys.stderr)
+        return 1
+    jobs = running_jobs(active, time.time())
+    if options.json:
+        print(json.dumps({"running": [asdict(job) for job in jobs], "waiting": waiting}))
+    else:
+        print(explain(jobs, waiting))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Django settings of the platform: upstream's settings, then what a cluster has to have differently.
+
+Upstream's source is never edited. Each override says why it is needed; facts were checked against eScriptorium
+05d3a0d4 with celery 5.3.6, kombu 5.3.7 and channels-redis 3.4.1.
+"""
+
+import os
+from typing import Any
+
+from escriptorium import settings as upstream
+from kombu import Queue
+
+from escriptorium_cluster.config import load_config
+from escriptorium_cluster.guard import before_start
+
+# The same as a star import, but explicit about what a setting is.
+globals().update({name: value for name, value in vars(upstream).items() if name.isupper()})
+
+_config = load_config(os.environ)
+
+# --- The web side ------------------------------------------------------------------------------------------------
+
+SECRET_KEY = _config.secret_key
+DEBUG = False
+# Upstream has '*'; the origin check of WebSockets goes by this list too.
+ALLOWED_HOSTS = list(_config.allowed_hosts)
+CSRF_TRUSTED_ORIGINS = list(_config.csrf_trusted_origins)
+ROOT_URLCONF = "escriptorium_cluster.urls"
+INSTALLED_APPS: list[str] = [*upstream.INSTALLED_APPS, "escriptorium_cluster"]
+
+SESSION_COOKIE_SECURE = _config.cookie_secure
+CSRF_COOKIE_SECURE = _config.cookie_secure
+SESSION_COOKIE_HTTPONLY = True
+SECURE_HSTS_SECONDS = _config.hsts_seconds
+# nginx redirects to HTTPS; a redirect here as well would answer the local health probe with one.
+SECURE_SSL_REDIRECT = False
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = _config.upload_max_mib * 1024 * 1024
+
+# --- Files -------------------------------------------------------------------------------------------------------
+
+MEDIA_ROOT = _config.media_root
+STATIC_ROOT = _config.static_root
+
+# --- Database ----------------------------------------------------------------------------------------------------
+
+# Upstream's OPTIONS (jit off) stay. A host that is gone must not hold a request for the kernel's two minutes.
+DATABASES: dict[str, dict[str, Any]] = {
+    **upstream.DATABASES,
+    "default": {
+        **upstream.DATABASES["default"],
+        "OPTIONS": {**upstream.DATABASES["default"].get("OPTIONS", {}), "connect_timeout": 10},
+    },
+}
+
+# --- Redis: broker, results, cache and channels, all with the password --------------------------------------------
+
+CELERY_BROKER_URL = _config.broker.url(0)
+CELERY_RESULT_BACKEND = _config.broker.url(0)
+CACHES: dict[str, dict[str, Any]] = {
+    **upstream.CACHES,
+    "default": {**upstream.CACHES["default"], "LOCATION": _config.broker.url(1)},
+}
+CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
+    "default": {
+        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        # Not a URL: the client below channels-redis 3 does not decode a quoted password.
+        "CONFIG": {
+            "hosts": [
+                {"address": (_config.broker.host, _config.broker.port), "db": 0, "password": _config.broker.password}
+            ]
+        },
+    }
+}
+
+# --- Celery ------------------------------------------------------------------------------------------------------
+
+# Upstream's CELERY_ACKS_LATE has no effect (the name should be CELERY_TASK_ACKS_LATE), so that a killed worker loses
+# its job. Late acknowledgement only works together with a visibility timeout above the longest training: with the
+# default of one hour a running training is started a second time.
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_BROKER_TRANSPORT_OPTIONS = _config.broker.transport_options()
+CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = _config.broker.transport_options()
+CELERY_VISIBILITY_TIMEOUT = _config.broker.visibility_timeout
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# Django's LOGGING below serves the workers too; Celery's own format would repeat journald's time stamp.
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+# A job whose child is killed goes back to the queue: without a limit one that needs too much memory would do so for
+# ever. The guard counts the starts of each job and gives up with a clear message.
+CELERY_TASK_ANNOTATIONS = {"*": {"before_start": before_start}}
+CLUSTER_TASK_MAX_STARTS = _config.task_max_starts
+
+# Imports fetch from other people's image servers. They get a queue of their own, so that one worker bounds how many
+# run at once in the whole cluster; exports stay on low-priority (an exact name goes before a pattern in Celery).
+CELERY_TASK_QUEUES: tuple[Queue, ...] = (*upstream.CELERY_TASK_QUEUES, Queue("imports", routing_key="imports"))
+CELERY_TASK_ROUTES: dict[str, dict[str, str]] = {
+    "imports.tasks.document_import": {"queue": "imports"},
+    **upstream.CELERY_TASK_ROUTES,
+}
+IIIF_IMPORT_QUALITY = _config.iiif_quality
+
+# --- Training ----------------------------------------------------------------------------------------------------
+
+# Upstream's tasks read these two settings, but upstream's settings never read the environment variables.
+KRAKEN_TRAINING_BATCH_SIZE = _config.training_batch_size
+KRAKEN_TRAINING_PRECISION = _config.training_precision
+# Upstream keeps the text of the environment variable, and multiplying with it raises TypeError.
+GPU_COST = _config.gpu_cost
+
+# --- Mail --------------------------------------------------------------------------------------------------------
+
+EMAIL_HOST = _config.email_host
+EMAIL_PORT = _config.email_port
+EMAIL_HOST_USER = _config.email_user
+EMAIL_HOST_PASSWORD = _config.email_password
+EMAIL_USE_TLS = _config.email_security == "starttls"
+EMAIL_USE_SSL = _config.email_security == "tls"
+EMAIL_TIMEOUT = 30
+SERVER_EMAIL: str = upstream.DEFAULT_FROM_EMAIL
+
+# --- Logging -----------------------------------------------------------------------------------------------------
+
+# Upstream opens escriptorium/logs/error.log in every process (a release is read-only here), logs everything at DEBUG
+# and mails each error to the administrators. systemd takes stderr to the journal, which adds time and unit.
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"journal": {"format": "%(levelname)s %(name)s[%(process)d]: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "journal"}},
+    "root": {"handlers": ["stderr"], "level": _config.log_level},
+    "loggers": {
+        # Django's own defaults add a mail handler for errors; an empty list leaves them to the root logger.
+        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        "django.server": {"handlers": [], "level": "INFO", "propagate": True},
+        "core": {"level": "INFO"},
+        "kraken": {"level": "INFO"},
+        # Warns at every start that Apple's libraries are not there.
+        "coremltools": {"level": "ERROR"},
+        **{
+            name: {"level": "WARNING"}
+            for name in (
+                "PIL",
+                "aioredis",
+                "amqp",
+                "asyncio",
+                "channels_redis",
+                "daphne",
+                "django.db.backends",
+                "django.template",
+                "easy_thumbnails",
+                "elasticsearch",
+                "fsspec",
+                "kombu",
+                "lightning",
+                "matplotlib",
+                "numba",
+                "pytorch_lightning",
+                "pyvips",
+                "shapely",
+                "torch",
+                "urllib3",
+            )
+        },
+    },
+}

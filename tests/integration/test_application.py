@@ -1,0 +1,704 @@
+"""The cluster package together with an application, PostgreSQL, Redis, uWSGI, Daphne and Celery, all real.
+
+    APPLICATION_VENV=<virtual environment> APPLICATION_TREE=<checkout with app/> pytest tests/integration
+
+Runs on the stand-in (about two minutes) and on the real eScriptorium. The services run as processes of their own on
+free ports of this machine; PostgreSQL's and Redis' programs are those of Debian's packages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+import websocket
+from client import CANCELED, CRASHED, FINISHED, RUNNING, Account, Client, Json, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "roles" / "escriptorium" / "files"
+SAMPLES = ROOT / "tests" / "acceptance" / "samples"
+#: Every character that a URL or a shell could trip over.
+PASSWORD = "p@s/s:w#r?d %41&"
+ADMIN = {
+    "admin_name": "chief",
+    "admin_email": "chief@htr.test",
+    "admin_password": "correct-horse-battery",
+    "domain": "htr.test",
+    "site_name": "HTR",
+}
+HOST = {"Host": "htr.test"}
+#: Seconds: the real application loads for 20 s, twice that on a busy machine.
+START = 180.0
+pytestmark = pytest.mark.skipif(
+    not (os.environ.get("APPLICATION_VENV") and os.environ.get("APPLICATION_TREE")),
+    reason="APPLICATION_VENV and APPLICATION_TREE do not name an application",
+)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@dataclass
+class Bench:
+    """An application with its services."""
+
+    folder: Path
+    venv: Path
+    tree: Path
+    ports: dict[str, int]
+    environment: dict[str, str] = field(repr=False)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether the application is the stand-in."""
+        return (self.tree / "app" / "kraken_stand_in").is_dir()
+
+    def start(self, name: str, *command: str) -> subprocess.Popen[bytes]:
+        """Start a process of the application's virtual environment; what it prints goes to NAME.log."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [str(self.venv / "bin" / command[0]), *command[1:]],
+                cwd=self.tree / "app",
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self.processes[name]
+
+    def stop(self, name: str) -> None:
+        """Stop a process, with all that it started if it does not end by itself."""
+        process = self.processes.pop(name)
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+    def python(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        """Run Python in the application's environment."""
+        return subprocess.run(
+            [str(self.venv / "bin" / "python"), *arguments],
+            cwd=self.tree / "app",
+            env=self.environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+
+    def prepare_site(self, *arguments: str, **request: str) -> list[str]:
+        """Run prepare_site and return what it says it changed."""
+        result = self.python("manage.py", "prepare_site", *arguments, given=json.dumps(ADMIN | request))
+        assert result.returncode == 0, result.stderr[-3000:]
+        changed: list[str] = json.loads(result.stdout.splitlines()[-1])["changed"]
+        return changed
+
+    def shell(self, code: str) -> Any:
+        """Run code inside Django and return the JSON that it prints last."""
+        result = self.python("manage.py", "shell", "--command", code)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return json.loads(result.stdout.splitlines()[-1])
+
+    def url(self, name: str) -> str:
+        """Return the address of a service that speaks HTTP."""
+        return f"http://127.0.0.1:{self.ports[name]}"
+
+    def log(self, name: str) -> str:
+        """Return what a process has printed."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+
+@contextmanager
+def postgresql(folder: Path, port: int) -> Iterator[None]:
+    """Run PostgreSQL with one database and its owner; as root it runs as the account postgres, as it must."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "")]
+    programs = found[-1].parent
+    if not (programs / "initdb").is_file():
+        pytest.skip("PostgreSQL's programs are not installed")
+    user = "postgres" if os.geteuid() == 0 else None
+    data = folder / "postgresql"
+    data.mkdir()
+    if user:
+        shutil.chown(data, user)
+
+    def run(*command: str, given: str = "") -> None:
+        subprocess.run(
+            [str(programs / command[0]), *command[1:]],
+            check=True,
+            user=user,
+            input=given,
+            text=True,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+        )
+
+    run(
+        "initdb",
+        "--pgdata",
+        str(data),
+        "--auth-local=trust",
+        "--auth-host=scram-sha-256",
+        "--encoding=UTF8",
+        "--locale=C",
+    )
+    server = f"-p {port} -k {data} -c listen_addresses=127.0.0.1 -c fsync=off"
+    run("pg_ctl", "--pgdata", str(data), "--options", server, "--log", str(data / "log"), "--wait", "start")
+    try:
+        run(
+            "psql",
+            "--quiet",
+            "--host",
+            str(data),
+            "--port",
+            str(port),
+            "--set",
+            "ON_ERROR_STOP=1",
+            "postgres",
+            given=f"create role escriptorium login password '{PASSWORD}';\n"
+            "create database escriptorium owner escriptorium;\n",
+        )
+        yield
+    finally:
+        run("pg_ctl", "--pgdata", str(data), "--mode=immediate", "--wait", "stop")
+
+
+def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start Redis with a password and an append-only file, and wait until it answers."""
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not installed")
+    configuration = folder / "redis.conf"
+    configuration.touch(0o600)
+    configuration.write_text(
+        f'requirepass "{PASSWORD}"\nport {port}\nbind 127.0.0.1\ndir {folder}\nappendonly yes\n'
+        f"maxmemory-policy noeviction\nlogfile {folder}/redis.log\n"
+    )
+    process = subprocess.Popen(["redis-server", str(configuration)])
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens, bool, 20, "Redis", 0.1)
+    return process
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    """Give an application with database and broker, and stop everything at the end."""
+    with tempfile.TemporaryDirectory(prefix="application-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # PostgreSQL's account has to pass through
+        for part in ("media", "static", "tmp"):
+            (folder / part).mkdir()
+        ports = {service: free_port() for service in ("postgresql", "redis", "web", "websocket")}
+        tree = Path(os.environ["APPLICATION_TREE"]).resolve()
+        frontend = tree / "front" / "dist"
+        if not frontend.is_dir():
+            frontend = folder / "dist"
+            frontend.mkdir()
+            (frontend / "main.css").write_text("body {}\n")
+        environment = {
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "HOME": str(folder),
+            "TMPDIR": str(folder / "tmp"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": f"{tree / 'app'}:{PACKAGE}",
+            "OMP_NUM_THREADS": "1",
+            "DJANGO_SETTINGS_MODULE": "escriptorium_cluster.settings",
+            "SECRET_KEY": secrets.token_urlsafe(48),
+            "SQL_HOST": "127.0.0.1",
+            "SQL_PORT": str(ports["postgresql"]),
+            "POSTGRES_DB": "escriptorium",
+            "POSTGRES_USER": "escriptorium",
+            "POSTGRES_PASSWORD": PASSWORD,
+            "REDIS_HOST": "127.0.0.1",
+            "REDIS_PORT": str(ports["redis"]),
+            "CLUSTER_REDIS_PASSWORD": PASSWORD,
+            "CLUSTER_ALLOWED_HOSTS": "htr.test,127.0.0.1",
+            "CSRF_TRUSTED_ORIGINS": "https://htr.test",
+            "CLUSTER_MEDIA_ROOT": str(folder / "media"),
+            "CLUSTER_STATIC_ROOT": str(folder / "static"),
+            "CLUSTER_COOKIE_SECURE": "false",
+            "CLUSTER_TASK_MAX_STARTS": "2",
+            "FRONTEND_DIR": str(frontend),
+        }
+        made = Bench(folder, Path(os.environ["APPLICATION_VENV"]).resolve(), tree, ports, environment)
+        redis = start_redis(folder, ports["redis"])
+        made.processes["redis"] = redis
+        try:
+            with postgresql(folder, ports["postgresql"]):
+                try:
+                    yield made
+                finally:
+                    for process in [name for name in made.processes if name != "redis"]:
+                        made.stop(process)
+        finally:
+            if "redis" in made.processes:
+                made.stop("redis")
+
+
+@pytest.fixture(scope="module")
+def prepared(bench: Bench) -> list[str]:
+    """Return what the first prepare_site changed, after a dry run that must change nothing."""
+    planned = bench.prepare_site("--dry-run")
+    assert [word.split()[0] for word in planned] == ["migrations", "site", "administrator", "static"]
+    assert not list((bench.folder / "static").iterdir())
+    return bench.prepare_site()
+
+
+@pytest.fixture(scope="module")
+def web(bench: Bench, prepared: list[str]) -> str:
+    """Start uWSGI and Daphne; return the web address."""
+    assert prepared
+    bench.start(
+        "web", "uwsgi", "--http-socket", f"127.0.0.1:{bench.ports['web']}", "--module", "escriptorium.wsgi:application",
+        "--master", "--processes", "2", "--enable-threads", "--need-app", "--die-on-term", "--buffer-size", "32768",
+        # uWSGI closes every connection; unless it says so, a client that keeps connections loses requests.
+        "--add-header", "Connection: close",
+    )  # fmt: skip
+    bench.start(
+        "websocket", "daphne", "--bind", "127.0.0.1", "--port", str(bench.ports["websocket"]), "-v", "1",
+        "escriptorium.asgi:application",
+    )  # fmt: skip
+    for service in ("web", "websocket"):
+        wait_until(partial(answers, bench.url(service) + "/login/"), bool, START, service)
+    return bench.url("web")
+
+
+def answers(url: str) -> bool:
+    """Whether a page comes."""
+    try:
+        return requests.get(url, headers=HOST, timeout=10).ok
+    except requests.RequestException:  # not there yet, or listening while it still loads
+        return False
+
+
+def start_worker(bench: Bench, name: str, queues: str) -> None:
+    """Start a worker with upstream's flags and wait until it answers."""
+    bench.start(
+        name, "celery", "-A", "escriptorium", "worker", "-l", "INFO", "-E", "-Ofair", "--prefetch-multiplier", "1",
+        "-Q", queues, "-c", "1", "--max-tasks-per-child=10", "-n", f"{name}@host",
+    )  # fmt: skip
+    result = bench.python("-m", "escriptorium_cluster.workers", "--expect", f"{name}@host", "--timeout", str(START))
+    assert result.returncode == 0, result.stderr + bench.log(name)[-3000:]
+
+
+@pytest.fixture(scope="module")
+def workers(bench: Bench, web: str) -> None:
+    """Start one worker for pages and one for training; imports are consumed by nobody yet."""
+    assert web
+    start_worker(bench, "pages", "default,live,low-priority")
+    start_worker(bench, "gpu", "gpu")
+
+
+@pytest.fixture(scope="module")
+def client(bench: Bench, web: str) -> Client:
+    """Give a client that is logged in with its key."""
+    assert bench.environment
+    made = Client(Account(web, ADMIN["admin_name"], ADMIN["admin_password"]))
+    made.log_in_with_token()
+    return made
+
+
+@pytest.fixture(scope="module")
+def document(client: Client) -> Json:
+    """Give a document with one uploaded page, as ``part``."""
+    project = client.create_project("integration")
+    made = client.create_document("integration", project["slug"])
+    return made | {"part": client.upload_page(made["pk"], SAMPLES / "page.png")["pk"]}
+
+
+def waiting(bench: Bench, queue: str) -> list[int]:
+    """Return how many jobs wait in a queue, and how many of all queues are handed out and not acknowledged."""
+    code = (
+        "import json; from django.conf import settings; from redis import Redis; "
+        "redis = Redis.from_url(settings.CELERY_BROKER_URL); "
+        f"print(json.dumps([redis.llen('{queue}'), redis.hlen('unacked')]))"
+    )
+    counts: list[int] = bench.shell(code)
+    return counts
+
+
+def kill_job(bench: Bench, worker: str) -> None:
+    """Kill the process that runs a worker's job, as the kernel does when memory is short."""
+    # A job's report says that it runs a moment before the job itself begins.
+    time.sleep(2)
+    for pid in children(bench.processes[worker].pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+def running_since(client: Client, document: int, method: str, after: str = "") -> str:
+    """Wait until the newest job of a kind runs, since later than ``after``; return since when."""
+
+    def ask() -> str:
+        report = client.tasks(document, method)[:1]
+        return (report[0]["started_at"] or "") if report and report[0]["workflow_state"] == RUNNING else ""
+
+    return wait_until(ask, lambda since: since > after, 60, f"{method} running after {after or 'its start'}", 0.2)
+
+
+def train(client: Client, document: Json, name: str, transcription: str = "ground truth") -> Json:
+    """Ask for a training and return the model's row."""
+    listed = {item["name"]: item["pk"] for item in client.get(f"documents/{document['pk']}/transcriptions/")}
+    content = {"parts": [document["part"]], "transcription": listed[transcription], "model_name": name}
+    client.post(f"documents/{document['pk']}/train/", content)
+    return next(model for model in client.everything("models/") if model["name"] == name)
+
+
+# --- The tests, in the order in which a host is set up -----------------------------------------------------------
+
+
+def test_wait_says_that_all_services_are_there(bench: Bench) -> None:
+    result = bench.python("-m", "escriptorium_cluster.wait", "--timeout", "20")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_prepare_site_changes_once(bench: Bench, prepared: list[str]) -> None:
+    # The administrator comes from upstream's own migration, hence is not named.
+    assert [word.split()[0] for word in prepared] == ["migrations", "site", "static"]
+    assert bench.prepare_site() == []
+    site = bench.shell(
+        "import json; from django.contrib.sites.models import Site; "
+        "print(json.dumps([Site.objects.get_current().domain, Site.objects.get_current().name]))"
+    )
+    assert site == ["htr.test", "HTR"]
+    assert bench.prepare_site(domain="new.test") == ["site"]
+    assert bench.prepare_site() == ["site"]
+
+
+def test_prepare_site_collects_again_when_files_differ(bench: Bench, prepared: list[str]) -> None:
+    assert prepared
+    static = bench.folder / "static"
+    (static / "left-over.css").write_text("from an older release")
+    published = static / "robots.txt"
+    before = published.read_bytes()
+    published.write_text("from a newer release")  # newer than its source: collectstatic alone would keep it
+    (static / ".collected").write_text("another release\n")
+    assert bench.prepare_site() == ["static files"]
+    assert published.read_bytes() == before
+    assert not (static / "left-over.css").exists()
+
+
+def test_two_at_once_are_refused(bench: Bench, prepared: list[str]) -> None:
+    assert prepared
+    code = (
+        "import time; from django.db import connection; from escriptorium_cluster.management.commands.prepare_site "
+        "import LOCK_NUMBER; connection.cursor().execute('SELECT pg_advisory_lock(%s)', [LOCK_NUMBER]); "
+        "print('locked', flush=True); time.sleep(300)"
+    )
+    with subprocess.Popen(
+        [str(bench.venv / "bin" / "python"), "manage.py", "shell", "--command", code],
+        cwd=bench.tree / "app",
+        env=bench.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        result = bench.python("manage.py", "prepare_site", given=json.dumps(ADMIN))
+        other.kill()
+    assert result.returncode == 1
+    assert "another prepare_site is running" in result.stderr
+
+
+def test_effective_settings(bench: Bench, prepared: list[str]) -> None:
+    assert prepared
+    code = """
+import json
+from celery import current_app as app
+from django.conf import settings
+route = app.amqp.router.route
+print(json.dumps({
+    "late": [app.conf.task_acks_late, app.conf.task_reject_on_worker_lost, app.conf.worker_prefetch_multiplier],
+    "timeout": [app.conf.broker_transport_options, app.conf.result_backend_transport_options],
+    "queues": sorted(app.amqp.queues),
+    "routes": {name: route({}, name)["queue"].name for name in (
+        "imports.tasks.document_import", "imports.tasks.document_export", "core.tasks.train", "core.tasks.segment",
+        "core.tasks.recalculate_masks")},
+    "hosts": settings.ALLOWED_HOSTS, "cost": settings.GPU_COST, "debug": settings.DEBUG,
+    "jit": settings.DATABASES["default"]["OPTIONS"]["options"],
+}))
+"""
+    timeout = {"visibility_timeout": 604800}
+    assert bench.shell(code) == {
+        "late": [True, True, 1],
+        "timeout": [timeout, timeout],
+        "queues": ["default", "gpu", "imports", "jvm", "live", "low-priority"],
+        "routes": {
+            "imports.tasks.document_import": "imports",
+            "imports.tasks.document_export": "low-priority",
+            "core.tasks.train": "gpu",
+            "core.tasks.segment": "default",
+            "core.tasks.recalculate_masks": "live",
+        },
+        "hosts": ["htr.test", "127.0.0.1"],
+        "cost": 1.0,
+        "debug": False,
+        "jit": "-c jit=off",
+    }
+
+
+def test_a_wrong_environment_stops_at_once_with_one_line(bench: Bench) -> None:
+    environment = bench.environment
+    try:
+        bench.environment = environment | {"CLUSTER_GPU_COST": "much", "DEBUG": "False"}
+        result = bench.python("manage.py", "check")
+    finally:
+        bench.environment = environment
+    assert result.returncode == 1
+    assert "DEBUG is set, expected unset" in result.stderr
+    assert "CLUSTER_GPU_COST is 'much', expected a number" in result.stderr
+    assert PASSWORD not in result.stderr
+
+
+def test_health_is_good(web: str) -> None:
+    answer = requests.get(f"{web}/health/", headers=HOST, timeout=30)
+    assert answer.status_code == 200, answer.text
+    assert {name: check["ok"] for name, check in answer.json()["checks"].items()} == {
+        "database": True,
+        "broker": True,
+        "media": True,
+    }
+
+
+def test_other_hosts_are_refused(web: str) -> None:
+    assert requests.get(f"{web}/login/", headers={"Host": "evil.test"}, timeout=30).status_code == 400
+
+
+def test_the_default_password_is_refused_and_repaired(bench: Bench, web: str) -> None:
+    def log_in() -> int:
+        credentials = {"username": "admin", "password": "admin"}
+        return requests.post(f"{web}/api/token-auth/", json=credentials, headers=HOST, timeout=30).status_code
+
+    assert log_in() == 400, "there is no account admin at all"
+    bench.shell(
+        "from django.contrib.auth import get_user_model; "
+        "get_user_model().objects.create_superuser('admin', 'admin@admin.com', 'admin'); print('null')"
+    )
+    assert log_in() == 200, "the trap is set"
+    assert bench.prepare_site("--dry-run") == ["password of the account 'admin' (it was 'admin')"]
+    assert bench.prepare_site() == ["password of the account 'admin' (it was 'admin')"]
+    assert log_in() == 400
+    assert bench.prepare_site() == []
+
+
+def test_an_ordinary_account_is_not_made_administrator(bench: Bench, web: str) -> None:
+    assert web
+    bench.shell(
+        "from django.contrib.auth import get_user_model; "
+        "get_user_model().objects.create_user('reader', 'reader@htr.test', 'a-long-password'); print('null')"
+    )
+    result = bench.python("manage.py", "prepare_site", given=json.dumps(ADMIN | {"admin_name": "reader"}))
+    assert result.returncode == 1
+    assert "exists and is no administrator" in result.stderr
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_job_runs_to_its_end(client: Client, document: Json) -> None:
+    client.post(f"documents/{document['pk']}/segment/", {"parts": [document["part"]], "steps": "both"})
+    client.wait_for_tasks(document["pk"], "core.tasks.segment", seconds=300)
+    part = client.get(f"documents/{document['pk']}/parts/{document['part']}/")
+    assert part["workflow"]["segment"] == "done"
+    assert part["lines"]
+
+
+@pytest.mark.usefixtures("workers")
+def test_imports_wait_for_their_own_worker(bench: Bench, client: Client, document: Json) -> None:
+    client.import_page_xml(document["pk"], SAMPLES / "page.xml", "ground truth")
+    assert waiting(bench, "imports")[0] == 1
+    start_worker(bench, "imports", "imports")
+    client.wait_for_tasks(document["pk"], "imports.tasks.document_import", seconds=60)
+    path = f"documents/{document['pk']}/parts/{document['part']}/transcriptions/"
+    listed = {item["name"]: item["pk"] for item in client.get(f"documents/{document['pk']}/transcriptions/")}
+    texts = [line["content"] for line in client.everything(path, transcription=listed["ground truth"])]
+    assert len(texts) == 12
+    assert texts[0] == "in principio erat verbum"
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_killed_training_starts_again_and_goes_on(bench: Bench, client: Client, document: Json) -> None:
+    model = train(client, document, "hold-24")
+    first = running_since(client, document["pk"], "core.tasks.train")
+
+    def epochs() -> list[Json]:
+        versions: list[Json] = client.get(f"models/{model['pk']}/")["versions"]
+        return versions
+
+    done = wait_until(epochs, bool, 300, "a first epoch")
+    kill_job(bench, "gpu")
+    running_since(client, document["pk"], "core.tasks.train", first)
+    # A new model has no file of its own before its training ends: the finished epoch serves as the base.
+    wait_until(lambda: "goes on from version_" in bench.log("gpu"), bool, 60, "the note that the training goes on")
+    wait_until(epochs, lambda versions: bool(versions) and versions != done, 300, "an epoch after the second start")
+    if bench.stand_in:
+        report = client.wait_for_tasks(document["pk"], "core.tasks.train", seconds=60)[0]
+        assert report["messages"].count("Started on worker gpu@host") == 2
+        assert client.get(f"models/{model['pk']}/")["accuracy_percent"] == 75
+        return
+    # The real training would go on for long: end it as a user does. It must not come back.
+    client.post(f"documents/{document['pk']}/cancel_tasks/")
+    wait_until(partial(waiting, bench, "gpu"), lambda counts: counts == [0, 0], 60, "an empty queue")
+    assert client.tasks(document["pk"], "core.tasks.train")[0]["workflow_state"] == CANCELED
+    assert client.get(f"models/{model['pk']}/")["training"] is False
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_training_killed_before_its_first_epoch_starts_from_nothing(
+    bench: Bench, client: Client, document: Json
+) -> None:
+    model = train(client, document, "hold-90")
+    first = running_since(client, document["pk"], "core.tasks.train")
+    wait_until(lambda: client.get(f"models/{model['pk']}/")["file"], bool, 60, "the model's file name", 0.2)
+    kill_job(bench, "gpu")
+    running_since(client, document["pk"], "core.tasks.train", first)
+    time.sleep(4)
+    assert client.tasks(document["pk"], "core.tasks.train")[0]["workflow_state"] == RUNNING
+    client.post(f"documents/{document['pk']}/cancel_tasks/")
+    wait_until(partial(waiting, bench, "gpu"), lambda counts: counts == [0, 0], 60, "an empty queue")
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_killed_import_starts_again(bench: Bench, client: Client, document: Json) -> None:
+    if not bench.stand_in:
+        pytest.skip("the real import of one page is over too soon to be killed")
+    other = client.create_document("hold-12", document["project"])
+    client.upload_page(other["pk"], SAMPLES / "page.png")
+    client.import_page_xml(other["pk"], SAMPLES / "page.xml", "imported")
+    running_since(client, other["pk"], "imports.tasks.document_import")
+    kill_job(bench, "imports")
+    report = client.wait_for_tasks(other["pk"], "imports.tasks.document_import", seconds=120)[0]
+    assert report["messages"].count("Started on worker") == 2
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_cancelled_training_is_not_started_again(bench: Bench, client: Client, document: Json) -> None:
+    model = train(client, document, "hold-300")
+    running_since(client, document["pk"], "core.tasks.train")
+    report = client.tasks(document["pk"], "core.tasks.train")[0]
+    client.post(f"documents/{document['pk']}/cancel_tasks/", {"task_report": report["pk"]})
+    # Acknowledged, not returned to the queue: with a kill signal both would look alike to a worse configuration.
+    wait_until(partial(waiting, bench, "gpu"), lambda counts: counts == [0, 0], 60, "an empty queue")
+    assert "Terminating " in bench.log("gpu")
+    assert client.tasks(document["pk"], "core.tasks.train")[0]["workflow_state"] == CANCELED
+    assert client.get(f"models/{model['pk']}/")["training"] is False
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_job_that_always_kills_its_worker_is_given_up(bench: Bench, client: Client, document: Json) -> None:
+    model = train(client, document, "hold-301")
+    since = ""
+    for _ in range(2):  # CLUSTER_TASK_MAX_STARTS
+        since = running_since(client, document["pk"], "core.tasks.train", since)
+        kill_job(bench, "gpu")
+
+    def newest() -> Json:
+        return client.tasks(document["pk"], "core.tasks.train")[0]
+
+    report = wait_until(newest, lambda task: task["workflow_state"] == CRASHED, 60, "the job given up")
+    assert "given up: this job's process was killed 2 times" in report["messages"]
+    assert client.get(f"models/{model['pk']}/")["training"] is False
+    assert waiting(bench, "gpu") == [0, 0]
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_warm_shutdown_lets_the_job_end(bench: Bench, client: Client, document: Json) -> None:
+    other = client.create_document("hold-6", document["project"])
+    part = client.upload_page(other["pk"], SAMPLES / "page.png")["pk"]
+    client.post(f"documents/{other['pk']}/segment/", {"parts": [part], "steps": "both"})
+    running_since(client, other["pk"], "core.tasks.segment")
+    bench.processes["pages"].send_signal(signal.SIGTERM)  # to the main process alone, as KillMode=mixed does
+    assert client.wait_for_tasks(other["pk"], "core.tasks.segment", seconds=120)[0]["workflow_state"] == FINISHED
+    bench.processes.pop("pages").wait(60)
+
+
+def test_the_websocket_answers_our_own_pages_only(bench: Bench, client: Client) -> None:
+    browser = client.log_in_with_form()
+    base = bench.url("websocket")
+    with client.notifications(browser, base) as connection:
+        assert connection.connected
+        code = (
+            "from django.contrib.auth import get_user_model; "
+            "get_user_model().objects.get(username='chief').notify('hello', id='greeting'); print('null')"
+        )
+        sender = threading.Thread(target=bench.shell, args=(code,))
+        sender.start()
+        message = json.loads(connection.recv())
+        sender.join()
+    assert (message["type"], message["text"]) == ("message", "hello")
+    with pytest.raises(websocket.WebSocketBadStatusException, match="403"):
+        websocket.create_connection(
+            base.replace("http", "ws") + "/ws/notif/",
+            origin="https://evil.test",
+            cookie=f"sessionid={browser.cookies['sessionid']}",
+            timeout=30,
+        )
+    browser.close()
+
+
+def test_processes_log_to_stderr_and_leave_the_release_alone(bench: Bench, web: str) -> None:
+    assert web
+    log = bench.log("gpu")
+    assert "INFO celery.apps.worker[" in log
+    assert "gpu@host ready." in log
+    for name in ("web", "websocket", "pages", "gpu"):
+        assert PASSWORD not in bench.log(name)
+    written = bench.tree / "app" / "escriptorium" / "logs" / "error.log"
+    assert not written.exists(), "the settings must not open upstream's log file"
+
+
+def test_health_is_bad_without_the_broker_and_good_again_with_it(bench: Bench, web: str) -> None:
+    bench.stop("redis")
+    before = time.monotonic()
+    answer = requests.get(f"{web}/health/", headers=HOST, timeout=30)
+    assert time.monotonic() - before < 10
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["broker"] == {"ok": False, "detail": "failed (ConnectionError), see the log"}
+    assert answer.json()["checks"]["database"]["ok"] is True
+    waited = bench.python("-m", "escriptorium_cluster.wait", "--timeout", "1")
+    assert waited.returncode == 1
+    assert waited.stderr.startswith("broker is not there after 1 s: ")
+    bench.processes["redis"] = start_redis(bench.folder, bench.ports["redis"])
+    assert requests.get(f"{web}/health/", headers=HOST, timeout=30).status_code == 200
+
+
+def test_health_is_bad_without_the_media_folder(bench: Bench, web: str) -> None:
+    media = bench.folder / "media"
+    media.rename(bench.folder / "away")
+    try:
+        answer = requests.get(f"{web}/health/", headers=HOST, timeout=30)
+    finally:
+        (bench.folder / "away").rename(media)
+    assert answer.status_code == 503
+    assert answer.json()["checks"]["media"]["ok"] is False

@@ -1,0 +1,109 @@
+"""The configuration: defaults, types, and one message that names all that is wrong."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from escriptorium_cluster.config import BrokerConfig, ConfigError, load_broker, load_config, redis_url
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def test_defaults(environment: dict[str, str]) -> None:
+    config = load_config(environment)
+    assert config.allowed_hosts == ("htr.example.org", "10.10.0.1")
+    assert config.broker == BrokerConfig("10.10.0.1", 6379, "r@d/i:s#?%41 x", 604800)
+    assert (config.task_max_starts, config.upload_max_mib, config.training_batch_size) == (3, 150, 1)
+    assert (config.training_precision, config.gpu_cost, config.log_level) == ("32", 1.0, "INFO")
+    assert (config.cookie_secure, config.hsts_seconds, config.email_security) == (True, 0, "none")
+
+
+def test_given_values_get_their_types(environment: dict[str, str]) -> None:
+    config = load_config(
+        environment
+        | {
+            "REDIS_PORT": "6380",
+            "CLUSTER_VISIBILITY_TIMEOUT": "3600",
+            "CLUSTER_GPU_COST": "2.5",
+            "CLUSTER_COOKIE_SECURE": "False",
+            "CLUSTER_TRAINING_BATCH_SIZE": "8",
+            "CLUSTER_TRAINING_PRECISION": "bf16-mixed",
+            "EMAIL_PORT": "587",
+            "CLUSTER_EMAIL_SECURITY": "starttls",
+            "KRAKEN_TRAINING_DEVICE": "cuda:1",
+        }
+    )
+    assert config.broker.port == 6380
+    assert config.broker.transport_options() == {"visibility_timeout": 3600}
+    assert (config.gpu_cost, config.cookie_secure, config.training_batch_size) == (2.5, False, 8)
+    assert (config.training_precision, config.email_port, config.email_security) == ("bf16-mixed", 587, "starttls")
+
+
+def test_every_missing_variable_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({})
+    assert sorted(problem.split()[0] for problem in caught.value.problems) == [
+        "CLUSTER_ALLOWED_HOSTS",
+        "CLUSTER_MEDIA_ROOT",
+        "CLUSTER_REDIS_PASSWORD",
+        "CLUSTER_STATIC_ROOT",
+        "CSRF_TRUSTED_ORIGINS",
+        "POSTGRES_DB",
+        "POSTGRES_PASSWORD",
+        "POSTGRES_USER",
+        "REDIS_HOST",
+        "SECRET_KEY",
+        "SQL_HOST",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("REDIS_PORT", "70000", "a whole number from 1 to 65535"),
+        ("REDIS_PORT", "redis", "a whole number from 1 to 65535"),
+        ("CLUSTER_VISIBILITY_TIMEOUT", "5", "a whole number from 60"),
+        ("CLUSTER_GPU_COST", "nan", "a number that is not negative"),
+        ("CLUSTER_GPU_COST", "-1", "a number that is not negative"),
+        ("CLUSTER_COOKIE_SECURE", "yes", "true or false"),
+        ("CLUSTER_TRAINING_PRECISION", "fp16", "one of"),
+        ("CLUSTER_EMAIL_SECURITY", "ssl", "one of none, starttls, tls"),
+        ("CLUSTER_MEDIA_ROOT", "media", "an absolute path"),
+        ("CLUSTER_ALLOWED_HOSTS", "*", "expected host names"),
+        ("CSRF_TRUSTED_ORIGINS", "htr.example.org", "expected scheme and host"),
+        ("DEBUG", "False", "any text, even False, turns debugging on"),
+        ("KRAKEN_TRAINING_DEVICE", "cuda", "cpu, mps or cuda:0"),
+        ("SECRET_KEY", "a-beautiful-snowflake", "a published example value"),
+    ],
+)
+def test_a_wrong_value_is_refused(environment: dict[str, str], name: str, value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^wrong environment: {name} .*{message}"):
+        load_config(environment | {name: value})
+
+
+def test_a_mail_password_needs_a_user(environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="CLUSTER_EMAIL_USER"):
+        load_config(environment | {"CLUSTER_EMAIL_PASSWORD": "mail-secret"})
+
+
+def test_no_secret_is_shown(environment: dict[str, str]) -> None:
+    secrets = ("mail-secret", environment["SECRET_KEY"], environment["CLUSTER_REDIS_PASSWORD"], "database-secret")
+    mail = {"CLUSTER_EMAIL_USER": "relay", "CLUSTER_EMAIL_PASSWORD": "mail-secret"}
+    shown = repr(load_config(environment | mail))
+    with pytest.raises(ConfigError) as caught:
+        load_config(environment | {"CLUSTER_EMAIL_PASSWORD": "mail-secret", "REDIS_PORT": "x"})
+    assert not [secret for secret in secrets if secret in shown or secret in str(caught.value)]
+
+
+def test_the_broker_alone_needs_only_its_own_variables() -> None:
+    assert load_broker({"REDIS_HOST": "r", "CLUSTER_REDIS_PASSWORD": "p"}).url(1) == "redis://:p@r:6379/1"
+    with pytest.raises(ConfigError, match="REDIS_HOST is not set; CLUSTER_REDIS_PASSWORD is not set"):
+        load_broker({})
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_password_survives_the_url(password: str) -> None:
+    url = urlsplit(redis_url("10.0.0.1", 6379, password, 1))
+    assert unquote(url.password or "") == password
+    assert (url.hostname, url.port, url.path) == ("10.0.0.1", 6379, "/1")

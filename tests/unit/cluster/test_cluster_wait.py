@@ -1,0 +1,142 @@
+"""Waiting for services, against sockets on this machine."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from escriptorium_cluster.config import BrokerConfig, ConfigError
+from escriptorium_cluster.wait import (
+    encode_command,
+    main,
+    probe_broker,
+    probe_directory,
+    probe_port,
+    probes,
+    wait_for,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def server(*answers: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    """Answer each message with the next text; yields the port and what was received."""
+    received: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            try:
+                connection, _ = listener.accept()
+            except OSError:  # closed without a visitor
+                return
+            with connection:
+                for answer in answers:
+                    data = connection.recv(4096)
+                    received.append(data)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1], received
+        finally:
+            listener.close()
+            thread.join(5)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_commands_are_counted_in_bytes() -> None:
+    assert encode_command("AUTH", "pä s") == b"*2\r\n$4\r\nAUTH\r\n$5\r\np\xc3\xa4 s\r\n"
+
+
+def test_broker_that_answers() -> None:
+    with server(b"+OK\r\n", b"+PONG\r\n") as (port, received):
+        probe_broker(BrokerConfig("127.0.0.1", port, "secret"))
+    assert received == [encode_command("AUTH", "secret"), encode_command("PING")]
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ((b"-WRONGPASS invalid password\r\n",), "AUTH was answered with '-WRONGPASS"),
+        ((b"+OK\r\n", b"-LOADING Redis is loading\r\n"), "PING was answered with '-LOADING"),
+        ((b"",), "AUTH was answered with 'nothing'"),
+    ],
+)
+def test_broker_that_is_not_ready(answers: tuple[bytes, ...], message: str) -> None:
+    with server(*answers) as (port, _), pytest.raises(OSError, match=message) as caught:
+        probe_broker(BrokerConfig("127.0.0.1", port, "secret"))
+    assert "secret" not in str(caught.value)
+
+
+def test_ports() -> None:
+    with server() as (port, _):
+        probe_port("127.0.0.1", port)
+    with pytest.raises(ConnectionRefusedError):
+        probe_port("127.0.0.1", free_port())
+
+
+def test_directories(tmp_path: Path) -> None:
+    probe_directory(str(tmp_path))
+    with pytest.raises(OSError, match="is not a directory"):
+        probe_directory(str(tmp_path / "media"))
+
+
+def test_what_to_wait_for(environment: dict[str, str]) -> None:
+    assert list(probes(environment)) == ["broker", "database", "media"]
+    with pytest.raises(ConfigError, match="SQL_HOST is not set; SQL_PORT is 'x'"):
+        probes({key: value for key, value in environment.items() if key != "SQL_HOST"} | {"SQL_PORT": "x"})
+
+
+def test_each_service_is_tried_until_it_is_there_once() -> None:
+    times = [0.0]
+    tries = {"soon": 0, "late": 0, "never": 0}
+
+    def probe(name: str, ready_at: float) -> None:
+        tries[name] += 1
+        if times[0] < ready_at:
+            raise OSError(f"{name} at {times[0]:g} s")
+
+    def sleep(seconds: float) -> None:
+        times[0] += seconds
+
+    missing = wait_for(
+        {
+            "soon": lambda: probe("soon", 0),
+            "late": lambda: probe("late", 3),
+            "never": lambda: probe("never", 1e9),
+        },
+        5,
+        lambda: times[0],
+        sleep,
+    )
+    assert missing == {"never": "never at 5 s"}
+    assert tries == {"soon": 1, "late": 4, "never": 6}
+
+
+def test_the_program_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with server(b"+OK\r\n", b"+PONG\r\n") as (port, _):
+        values = {
+            "REDIS_HOST": "127.0.0.1",
+            "REDIS_PORT": str(port),
+            "CLUSTER_REDIS_PASSWORD": "secret",
+            "SQL_HOST": "127.0.0.1",
+            "SQL_PORT": str(free_port()),
+            "CLUSTER_MEDIA_ROOT": str(tmp_path),
+        }
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        assert main(["--timeout", "0"]) == 1
+    assert capsys.readouterr().err.startswith("database is not there after 0 s: [Errno 111]")
