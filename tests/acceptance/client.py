@@ -31,6 +31,29 @@ Json = dict[str, Any]
 Value = TypeVar("Value")
 
 
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What is uploaded; ``image_name`` is the name that the PAGE file gives the image."""
+
+    image: Path
+    xml: Path
+    model: Path | None
+    image_name: str
+    lines: int
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Print a step and how many seconds it took."""
+    start = time.monotonic()
+    try:
+        yield
+    except BaseException as error:
+        print(f"{time.strftime('%H:%M:%S')} {time.monotonic() - start:7.1f} s  FAILED  {what}: {error}", flush=True)
+        raise
+    print(f"{time.strftime('%H:%M:%S')} {time.monotonic() - start:7.1f} s  {what}", flush=True)
+
+
 class PlatformError(RuntimeError):
     """The platform answered something else than what was expected; the message holds the answer's beginning."""
 

@@ -21,96 +21,23 @@ import importlib
 import importlib.util
 import io
 import os
-import re
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from client import CANCELED, FINAL, FINISHED, Account, Client, Json, PlatformError, wait_until
+from client import CANCELED, FINAL, FINISHED, Account, Client, Json, PlatformError, Samples, step, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-OWN_SAMPLES = Path(__file__).parent / "samples"
-KRAKEN_PAGE = "170025120000003,0074"
-#: Small recognition models of Kraken's source distribution, the better one first.
-KRAKEN_MODELS = ("overfit_newpoly.mlmodel", "overfit.mlmodel")
 #: Seconds: segmentation of a page takes 12 to 25 s on two cores, an epoch 46 s.
 PAGE_SECONDS, EPOCH_SECONDS = 900.0, 900.0
 #: Whether the real client is installed (it has an environment of its own: it asks for old libraries).
 CONNECTOR = importlib.util.find_spec("escriptorium_connector") is not None
-REQUIRED = ("PLATFORM_URL", "PLATFORM_USER", "PLATFORM_PASSWORD")
 
-pytestmark = [
-    pytest.mark.skipif(
-        not all(os.environ.get(name) for name in REQUIRED), reason=f"{', '.join(REQUIRED)} do not name a platform"
-    ),
-    # The real client uses an old name of its HTTP library.
-    pytest.mark.filterwarnings("ignore:Using 'method_whitelist':DeprecationWarning"),
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """What is uploaded; ``image_name`` is the name that the PAGE file gives the image."""
-
-    image: Path
-    xml: Path
-    model: Path | None
-    image_name: str
-    lines: int
-
-
-@contextmanager
-def step(what: str) -> Iterator[None]:
-    """Print a step and how many seconds it took."""
-    start = time.monotonic()
-    try:
-        yield
-    except BaseException as error:
-        print(f"{time.strftime('%H:%M:%S')} {time.monotonic() - start:7.1f} s  FAILED  {what}: {error}", flush=True)
-        raise
-    print(f"{time.strftime('%H:%M:%S')} {time.monotonic() - start:7.1f} s  {what}", flush=True)
-
-
-@pytest.fixture(scope="module")
-def account() -> Account:
-    """Give the platform's address and the account."""
-    url, user, password = (os.environ[name] for name in REQUIRED)
-    return Account(url, user, password, os.environ.get("PLATFORM_CA", ""))
-
-
-@pytest.fixture(scope="module")
-def client(account: Account) -> Iterator[Client]:
-    """Give a client that is logged in with its key."""
-    made = Client(account)
-    with step(f"log in to {account.url} with the API key"):
-        made.log_in_with_token()
-    yield made
-    made.http.close()
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
-    """Give Kraken's samples, or our own."""
-    named = os.environ.get("PLATFORM_SAMPLES")
-    if not named:
-        model = tmp_path_factory.mktemp("model") / "tiny.mlmodel"
-        model.write_bytes(b"not a model: the stand-in does not look\n")
-        return Samples(OWN_SAMPLES / "page.png", OWN_SAMPLES / "page.xml", model, "page.png", 12)
-    folder = Path(named)
-    xml = folder / f"{KRAKEN_PAGE}.xml"
-    text = xml.read_text()
-    name = re.search(r'imageFilename="([^"]+)"', text)
-    assert name, f"{xml} names no image"
-    models = [folder / model for model in KRAKEN_MODELS if (folder / model).is_file()]
-    return Samples(
-        folder / f"{KRAKEN_PAGE}.jpg", xml, models[0] if models else None, name.group(1), text.count("<TextLine ")
-    )
+# The real client uses an old name of its HTTP library.
+pytestmark = pytest.mark.filterwarnings("ignore:Using 'method_whitelist':DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ def test_release_is_the_one_that_its_name_says(host: Any) -> None:
 def test_service_account_has_its_numbers_and_no_shell(host: Any) -> None:
     user = host.user("escriptorium")
     assert (user.uid, user.gid, user.shell) == (2000, 2000, "/usr/sbin/nologin")
-    assert host.file("/var/lib/escriptorium").user == "escriptorium"
 
 
 def test_settings_are_for_root_and_the_service_only(host: Any) -> None:

@@ -91,13 +91,6 @@ def test_running_training_outlives_a_deployment(
     assert len(workers_of(inventory, connect, repeat.training["task_id"])) == 1, "started once, and never again"
 
 
-@pytest.fixture(scope="module")
-def own_settings(inventory: Inventory) -> Any:
-    """After these checks the cluster has its own settings again."""
-    yield
-    play(inventory, "playbooks/deploy-application.yml")
-
-
 def restarted(before: UnitStates, after: UnitStates) -> set[tuple[str, str]]:
     return {unit for unit in before if before[unit] != after.get(unit)}
 
@@ -120,7 +113,6 @@ def deploy_and_compare(
     return answer
 
 
-@pytest.mark.usefixtures("own_settings")
 def test_changed_worker_restarts_that_worker_only(inventory: Inventory, connect: Callable[[str], Any]) -> None:
     overrides = inventory.value("celery_worker_overrides") | {"live": {"concurrency": 2}}
     wanted = {(host, "escriptorium-worker@live.service") for host in inventory.compute}
@@ -130,7 +122,6 @@ def test_changed_worker_restarts_that_worker_only(inventory: Inventory, connect:
         assert "--concurrency 2" in shown
 
 
-@pytest.mark.usefixtures("own_settings")
 def test_changed_setting_restarts_the_application_only(inventory: Inventory, connect: Callable[[str], Any]) -> None:
     application = {unit for unit in unit_states(inventory, connect) if unit[1].startswith("escriptorium-")}
     overrides = inventory.value("celery_worker_overrides") | {"live": {"concurrency": 2}}
@@ -138,6 +129,15 @@ def test_changed_setting_restarts_the_application_only(inventory: Inventory, con
     assert deploy_and_compare(inventory, connect, application, settings) == application
     for host in {inventory.frontend, *inventory.compute}:
         assert connect(host).file("/etc/escriptorium/escriptorium.env").contains("^QUOTA_CPU_MINUTES=.*600")
+
+
+def test_own_settings_come_back(inventory: Inventory, connect: Callable[[str], Any]) -> None:
+    """The same the other way round, and the checks that follow find the cluster as its inventory describes it."""
+    application = {unit for unit in unit_states(inventory, connect) if unit[1].startswith("escriptorium-")}
+    assert deploy_and_compare(inventory, connect, application, {}) == application
+    nodes = [f"{queue}@{host}" for host in inventory.compute for queue in ("default", "live", "low-priority", "gpu")]
+    answer = answers(connect, inventory.frontend, nodes)
+    assert answer.rc == 0, answer.stdout
 
 
 def answers(connect: Callable[[str], Any], frontend: str, nodes: list[str], timeout: int = 90) -> Any:
