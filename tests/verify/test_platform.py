@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -205,6 +206,14 @@ def test_release_is_the_same_on_all_hosts(inventory: Inventory, connect: Callabl
         assert writable == "", "the service may not change its own program"
         seen.add((release["id"], content))
     assert len(seen) == 1
+
+
+def test_release_holds_the_patches_of_the_site(inventory: Inventory, frontend: Any) -> None:
+    release = json.loads(frontend.check_output("cat /opt/escriptorium/current/release.json"))
+    assert release["patches"] == [
+        Path(patch).name for patch in inventory.hosts[inventory.frontend].get("escriptorium_patches", [])
+    ]
+    assert frontend.file("/opt/escriptorium/current/app/PATCHED").exists == bool(release["patches"])
 
 
 def test_kraken_is_on_the_path_of_compute_hosts(inventory: Inventory, connect: Callable[[str], Any]) -> None:
