@@ -1,7 +1,7 @@
 """Action `preflight_facts`: refuse hosts that cannot carry the platform, all problems of all hosts in one list.
 
-Takes ``disk``: the name of the registered result of
-``df --output=avail -B1 /opt /opt/escriptorium/current`` on each host.
+Takes the names of two registered results: ``disk`` of ``df --output=avail -B1 /opt /opt/escriptorium/current`` on each
+host, and ``gpu`` of the lines "version of the loaded driver" and "bytes of /dev/shm" on hosts with cards.
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.
@@ -9,7 +9,7 @@ module_utils/platform_inventory.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 try:
-    from ansible.module_utils import platform_inventory
+    from ansible.module_utils import platform_inventory, platform_variables
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_inventory
+    from ansible.module_utils import platform_inventory, platform_variables
 
 
 def number(value: Any) -> int | None:
@@ -40,6 +40,12 @@ def disk_space(result: Any) -> tuple[int | None, bool]:
     return (number(lines[0]) if lines else None), len(lines) > 1
 
 
+def gpu_state(result: Any) -> tuple[str, int | None]:
+    """(version of the loaded driver, bytes of /dev/shm) from the two lines; nothing for a host without cards."""
+    lines = [str(line).strip() for line in (result or {}).get("stdout_lines") or []]
+    return (lines[0], number(lines[1])) if len(lines) > 1 else ("", None)
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Reads facts that were gathered already; contacts no host itself."""
 
@@ -50,9 +56,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Fail with the list of problems, or say how many hosts were checked."""
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        _, arguments = self.validate_argument_spec(argument_spec={"disk": {"type": "str", "required": True}})
+        _, arguments = self.validate_argument_spec(
+            argument_spec={name: {"type": "str", "required": True} for name in ("disk", "gpu")}
+        )
 
-        hosts = [self._host(name, variables, arguments["disk"]) for name in variables["ansible_play_hosts"]]
+        hosts = [self._host(name, variables, arguments) for name in variables["ansible_play_hosts"]]
         problems = platform_inventory.check_facts(hosts)
         result["changed"] = False
         if problems:
@@ -66,9 +74,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             result["msg"] = f"The hosts can carry the platform: {len(hosts)} checked."
         return result
 
-    def _host(self, name: str, variables: Mapping[str, Any], disk: str) -> Any:
+    def _host(self, name: str, variables: Mapping[str, Any], registered: Mapping[str, str]) -> Any:
         own = variables["hostvars"][name]
-        free, has_release = disk_space(own.get(disk, None))
+        free, has_release = disk_space(own.get(registered["disk"], None))
+        driver, shared_memory = gpu_state(own.get(registered["gpu"], None))
         try:
             facts = own["ansible_facts"]
             described = platform_inventory.HostFacts(
@@ -80,6 +89,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 processors=number(facts.get("processor_vcpus")),
                 release_free_bytes=free,
                 has_release=has_release,
+                driver_version=driver,
+                shared_memory_bytes=shared_memory,
             )
         except KeyError as error:
             raise AnsibleActionFail(
@@ -99,8 +110,29 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             memory_mb={str(group): int(size) for group, size in memory.items()}
             if isinstance(memory, Mapping)
             else number(memory),
+            gpu=self._gpu(setting),
         )
         roles = frozenset(
             group for group in platform_inventory.DEFAULT_MEMORY_MB if name in variables["groups"].get(group, ())
         )
         return platform_inventory.FactsHost(name, described, roles, settings)
+
+    def _gpu(self, setting: Callable[[str, Any], Any]) -> Any:
+        """Return what the host's cards ask of its driver; None where it has none for its own workers."""
+        workers = setting("celery_worker_gpu_workers", [])
+        if not workers:
+            return None
+        profile = str(setting("escriptorium_profile", "kraken-5"))
+        root = Path(__file__).resolve().parent.parent
+        folder = Path(profile) if "/" in profile else root / "roles/escriptorium/files/profiles" / profile
+        try:
+            content = platform_variables.read_yaml(folder / "profile.yml") or {}
+        except platform_variables.CatalogueError as error:
+            raise AnsibleActionFail(f"the release profile cannot be read: {error}") from error
+        return platform_inventory.GpuSettings(
+            workers=len(workers),
+            load_threads=number(setting("escriptorium_training_load_threads", 0)) or 0,
+            managed=boolean(setting("nvidia_driver_managed", "yes")),
+            version=str(setting("nvidia_driver_version", "")),
+            cuda=str(content.get("cuda_version", "")),
+        )

@@ -1,7 +1,8 @@
-"""Filters of the platform: Jinja access to module_utils/platform_capacity.py."""
+"""Filters of the platform: Jinja access to module_utils/platform_capacity.py and module_utils/gpu_partition."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +14,27 @@ if TYPE_CHECKING:
 
 try:
     from ansible.module_utils import platform_capacity
+    from ansible.module_utils.gpu_partition import cards as gpu
+    from ansible.module_utils.gpu_partition import report, workers
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
     from ansible.module_utils import platform_capacity
+    from ansible.module_utils.gpu_partition import cards as gpu
+    from ansible.module_utils.gpu_partition import report, workers
 
 
 def worker_plan(
-    queues: Sequence[str], cores: int, memory_mb: int, overrides: Mapping[str, Mapping[str, Any]] | None = None
+    queues: Sequence[str],
+    cores: int,
+    memory_mb: int,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    gpu_workers: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
-    """Plan the worker units of a host, one for each of its queues. Sizes are processor threads and MB."""
+    """Plan the worker units of a host: each queue has one, each GPU worker too. Sizes are processor threads and MB."""
     try:
-        return [dict(worker) for worker in platform_capacity.worker_plan(queues, cores, memory_mb, overrides)]
+        plan = platform_capacity.worker_plan(queues, cores, memory_mb, overrides, gpu_workers)
+        return [dict(worker) for worker in plan]
     except ValueError as error:
         raise AnsibleFilterError(f"worker_plan: {error}") from error
 
@@ -45,12 +55,58 @@ def redis_memory(memory_mb: int) -> int:
         raise AnsibleFilterError(f"redis_memory: {error}") from error
 
 
+def _cards(raw: object, training_memory: Mapping[str, int]) -> Sequence[Any]:
+    cards: Sequence[Any]
+    cards, problems = gpu.parse_cards(raw, training_memory)
+    if problems:
+        first = problems[0]
+        raise AnsibleFilterError(f"{first.path}: found {first.found}, wanted {first.wanted}; {first.mend}")
+    return cards
+
+
+def gpu_cards(raw: object, training_memory: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the cards of an inventory with what follows from them; memory is in MiB."""
+    return [
+        {
+            "name": card.name,
+            "model": card.model.name,
+            "address_kind": card.address_kind,
+            "address": card.address,
+            "backend": card.backend,
+            "sharing": card.sharing,
+            "vgpu_type": card.vgpu_type,
+            "vgpu_count": card.vgpu_count,
+        }
+        for card in _cards(raw, training_memory)
+    ]
+
+
+def gpu_workers(raw: object, training_memory: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the workers that the cards of an inventory have room for; memory is in MiB."""
+    return [asdict(worker) for worker in workers.gpu_workers(_cards(raw, training_memory), training_memory)]
+
+
+def gpu_report(raw: object, training_memory: Mapping[str, int]) -> str:
+    """Return what the cards of an inventory become, as a table and a picture of each; memory is in MiB."""
+    cards = _cards(raw, training_memory)
+    return "\n".join([report.table(cards, training_memory), *map(report.picture, cards)])
+
+
+def gpu_hosts(cards: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Return the hosts, of ``{host: its cards}``, with a card for workers: one that is not for virtual machines."""
+    return [host for host, own in cards.items() if any(card.get("backend") != "vgpu" for card in own)]
+
+
 class FilterModule:
     """Names under which Jinja finds the filters."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
+            "gpu_cards": gpu_cards,
+            "gpu_hosts": gpu_hosts,
+            "gpu_report": gpu_report,
+            "gpu_workers": gpu_workers,
             "worker_plan": worker_plan,
             "postgresql_memory": postgresql_memory,
             "redis_memory": redis_memory,

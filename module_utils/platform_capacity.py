@@ -20,8 +20,9 @@ PROCESS_BUDGET_MB = 4096
 # Room for one page that takes more than 8 GB and for its neighbours.
 DEFAULT_CEILING_FLOOR_MB = 12288
 SMALL_CEILING_FLOOR_MB = 4096
-# Training of a segmenter.
+# Training of a segmenter, and of a recogniser: upstream's compose file gives its GPU container 15 GB.
 TRAINING_MB = 32768
+RECOGNITION_MB = 16384
 JVM_MB = 8192
 IMPORTS_MB = 4096
 # An interpreter with Django takes about 100 MB before its first task.
@@ -32,19 +33,42 @@ SYSTEM_RESERVE_MAX_MB = 8192
 SMALL_QUEUE_MAX = 10
 STEP_MB = 256
 IMPORTS_CONCURRENCY = 2
+# Threads that a training on a GPU can use beside it: it reads and augments lines of text on the processor.
+MAX_TRAINING_THREADS = 8
+
+# Trainings of segmenters wait in a queue of their own, so that none lands on a slice too small for it. eScriptorium
+# knows `gpu` only: see docs/decisions/0010-training-routes.md.
+LARGE_QUEUE = "gpu-large"
 
 # Upstream's --max-tasks-per-child: what a process leaks ends with it.
 TASKS_PER_CHILD = {"default": 10, "live": 10, "low-priority": 10, "gpu": 1, "imports": 10, "jvm": 1}
 
 
 class Worker(TypedDict):
-    """Settings of one worker unit."""
+    """Settings of one worker unit.
 
-    queue: str
+    ``device`` is what ``gpu-partition exec`` gives the unit and ``card`` the card it is on, both empty where it needs
+    no GPU. ``overflow`` is the queue from which it helps out when jobs have waited there for a while, empty where there
+    is none.
+    """
+
+    name: str
+    queues: list[str]
+    overflow: str
+    device: str
+    card: str
     concurrency: int
     memory_max_mb: int
     tasks_per_child: int
     omp_threads: int
+
+
+class GpuWorker(TypedDict):
+    """What a worker on a GPU or a slice is to the plan: its name, its card and the kinds of training that fit."""
+
+    name: str
+    card: str
+    trainings: Sequence[str]
 
 
 class PostgresqlMemory(TypedDict):
@@ -152,45 +176,84 @@ def check_overrides(overrides: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
+def _gpu_ceiling(worker: GpuWorker, host: _Host) -> int:
+    wanted = TRAINING_MB if "segmentation" in worker["trainings"] else RECOGNITION_MB
+    return min(wanted, host.available_mb)
+
+
+def _training_reserve(queues: Sequence[str], gpu_workers: Sequence[GpuWorker]) -> int:
+    """Memory in MB that trainings may take together; a training on the processor counts as one of a segmenter."""
+    if gpu_workers:
+        return sum(TRAINING_MB if "segmentation" in worker["trainings"] else RECOGNITION_MB for worker in gpu_workers)
+    return TRAINING_MB if "gpu" in queues else 0
+
+
 def worker_plan(
     queues: Sequence[str],
     cores: int,
     memory_mb: int,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    gpu_workers: Sequence[GpuWorker] = (),
 ) -> list[Worker]:
-    """Plan the worker units of one host, one for each queue, in the order given.
+    """Plan the worker units of one host: one for each queue, in the order given, then one for each GPU worker.
 
     ``cores`` are processor threads of the host, ``memory_mb`` its memory. One core and some memory stay with the
     system. ``overrides`` are ``{queue: {concurrency: int, memory_mb: int}}`` and win; those of queues that the host
-    does not take have no effect. Raises ValueError on an unknown or doubled queue and on sizes below 1.
+    does not take have no effect. With ``gpu_workers`` the queue gpu has no worker on the processors: the slices take
+    its jobs, each one at a time, and the memory of the override ``gpu`` is that of each of them.
+    Raises ValueError on an unknown or doubled queue and on sizes below 1.
     """
     unknown = [queue for queue in queues if queue not in QUEUES]
     if unknown:
         raise ValueError(f"unknown queues {', '.join(map(repr, unknown))}; known are {', '.join(QUEUES)}")
     if len(set(queues)) != len(queues):
         raise ValueError(f"a queue is named twice: {', '.join(queues)}")
-    wrong = check_overrides(overrides or {})
+    overrides = overrides or {}
+    wrong = check_overrides(overrides)
     if wrong:
         raise ValueError("; ".join(wrong))
 
+    # A host that does not take trainings leaves its slices to others.
+    gpu_workers = gpu_workers if "gpu" in queues else ()
     cores = _positive(cores, "cores")
     memory_mb = steady(_positive(memory_mb, "memory_mb"))
     available = max(1, memory_mb - system_reserve(memory_mb))
-    training = min(available // 2, TRAINING_MB) if "gpu" in queues else 0
+    training = min(available // 2, _training_reserve(queues, gpu_workers))
     host = _Host(max(1, cores - 1), available, training)
 
     plan: list[Worker] = []
     for queue in queues:
-        override = (overrides or {}).get(queue, {})
+        if queue == "gpu" and gpu_workers:
+            continue
+        override = overrides.get(queue, {})
         plan.append(
             Worker(
-                queue=queue,
+                name=queue,
+                queues=["gpu", LARGE_QUEUE] if queue == "gpu" else [queue],
+                overflow="",
+                device="",
+                card="",
                 concurrency=int(override.get("concurrency", _concurrency(queue, host))),
                 memory_max_mb=int(override.get("memory_mb", _ceiling(queue, host))),
                 tasks_per_child=TASKS_PER_CHILD[queue],
                 # Many processes with many threads each fight for the same cores, so one thread a process, as
                 # upstream; a training is one process on its own.
                 omp_threads=max(1, host.cores // 2) if queue == "gpu" else 1,
+            )
+        )
+    for worker in gpu_workers:
+        large = "segmentation" in worker["trainings"]
+        plan.append(
+            Worker(
+                name=worker["name"],
+                queues=[LARGE_QUEUE if large else "gpu"],
+                overflow="gpu" if large and "recognition" in worker["trainings"] else "",
+                device=worker["name"],
+                card=worker["card"],
+                concurrency=1,
+                memory_max_mb=int(overrides.get("gpu", {}).get("memory_mb", _gpu_ceiling(worker, host))),
+                tasks_per_child=TASKS_PER_CHILD["gpu"],
+                omp_threads=_clamp(host.cores // (2 * len(gpu_workers)), 1, MAX_TRAINING_THREADS),
             )
         )
     return plan

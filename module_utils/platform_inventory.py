@@ -17,18 +17,24 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
-from .platform_capacity import QUEUES, check_overrides
+from .platform_gpu import GPU_RULES, cuda_of_driver
+from .platform_problems import (
+    EVERY_HOST,
+    THE_INVENTORY,
+    UNRESOLVED,
+    Inventory,
+    Problem,
+    Rule,
+    did_you_mean,
+    given,
+    listed,
+    quote,
+)
+from .platform_queues import QUEUE_RULES
 from .platform_variables import ANSIBLE_NAMES, PLATFORM_GROUPS, Catalogue, Variable
-
-EVERY_HOST: Final = "every host"
-THE_INVENTORY: Final = "inventory"
-
-REQUIRED_COMPUTE_QUEUES = ("default", "live", "low-priority", "gpu")
-FRONTEND_QUEUES = ("imports",)
-ALIGNMENT_QUEUE = "jvm"
 
 # Celery hands a task to another worker when it is not acknowledged within the visibility timeout.
 MIN_VISIBILITY_TIMEOUT_S = 3600
@@ -44,7 +50,6 @@ MIN_PREFIX_LENGTH = 8
 # From here on a network has no address of its own (RFC 3021).
 POINT_TO_POINT_PREFIX = 31
 
-_SHOWN_LENGTH = 80
 _LABEL = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")
 _EMAIL = re.compile(r"^[^@\s<>,;:\"]+@(?P<domain>[^@\s<>,;:\"]+)$")
 _PLACEHOLDER = re.compile(r"change[_ -]?me", re.IGNORECASE)
@@ -69,89 +74,11 @@ _WEAK_SECRETS = frozenset(
 )
 
 
-class Unresolved:
-    """Stands for a value that is a template which cannot be resolved without facts; rules skip it."""
-
-    def __repr__(self) -> str:
-        return "<not resolved>"
-
-
-UNRESOLVED: Final = Unresolved()
-
-
-@dataclass(frozen=True, order=True)
-class Problem:
-    """One thing that is wrong: where, what was found, what is wanted, and how to mend it."""
-
-    host: str
-    variable: str
-    found: str
-    wanted: str
-    mend: str
-
-    def text(self) -> str:
-        """Return the problem in two lines."""
-        return f"{self.host}: {self.variable}: found {self.found}, wanted {self.wanted}\n  -> {self.mend}"
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """What the operator wrote: groups with their hosts (children included), and each host's own variables.
-
-    ``variables`` holds only what comes from the inventory (and ``-e``), with templates resolved or ``UNRESOLVED``.
-    """
-
-    groups: Mapping[str, tuple[str, ...]]
-    variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """All hosts, in the order of the inventory."""
-        found: dict[str, None] = dict.fromkeys(self.variables)
-        for members in self.groups.values():
-            found.update(dict.fromkeys(members))
-        return tuple(found)
-
-    def members(self, *groups: str) -> tuple[str, ...]:
-        """Hosts of any of the groups, each once, in the order of the inventory."""
-        wanted = {host for group in groups for host in self.groups.get(group, ())}
-        return tuple(host for host in self.hosts if host in wanted)
-
-    def value(self, host: str, name: str) -> Any:
-        """Return a host's value, ``None`` where it has none and ``UNRESOLVED`` where it is not known yet."""
-        return self.variables.get(host, {}).get(name)
-
-    def is_set(self, host: str, name: str) -> bool:
-        """Return True where the operator gave the host this variable."""
-        return name in self.variables.get(host, {})
-
-    def effective(self, host: str, name: str, catalogue: Catalogue) -> Any:
-        """Return a host's value, or the literal default of the variable."""
-        return self.value(host, name) if self.is_set(host, name) else catalogue.default(name)
-
-
-Rule = Callable[[Inventory, Catalogue], Iterator[Problem]]
-
-
-def _quote(value: Any) -> str:
-    """Return a value as a message shows it: one line, short."""
-    if value is None:
-        return "nothing"
-    text = ascii(value) if isinstance(value, str) else repr(value)
-    return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 3] + "..."
-
-
 def _shown(name: str, value: Any, catalogue: Catalogue) -> str:
     """Return a value as a message shows it; secrets are never shown."""
     if value is None or value == "":
         return "nothing"
-    return "a value that is not shown" if catalogue.is_secret(name) else _quote(value)
-
-
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.75) -> str:
-    """`` did you mean 'x'?`` for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
-    return f"did you mean {near[0]!r}?" if near else ""
+    return "a value that is not shown" if catalogue.is_secret(name) else quote(value)
 
 
 def is_host_name(name: str) -> bool:
@@ -184,7 +111,7 @@ def rule_single_hosts(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pr
             yield Problem(
                 THE_INVENTORY,
                 f"group {group}",
-                f"{len(members)} hosts ({_names(members)})",
+                f"{len(members)} hosts ({listed(members)})",
                 "exactly one host",
                 f"keep one host in the group {group}",
             )
@@ -236,7 +163,7 @@ def rule_host_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Prob
             yield Problem(
                 host,
                 "host name",
-                _quote(host),
+                quote(host),
                 "letters, digits, hyphens and dots",
                 "rename the host in the inventory, e.g. "
                 + (re.sub(r"[^A-Za-z0-9.-]+", "-", host).strip("-.") or "node1"),
@@ -263,7 +190,7 @@ def _network(inventory: Inventory) -> ipaddress.IPv4Network | None:
 
 def rule_private_network(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Access to database, broker and shared tree is derived from this network, so it must be one network and narrow."""
-    for host, value in _given(inventory, "site_private_network", str):
+    for host, value in given(inventory, "site_private_network", str):
         shown = _shown("site_private_network", value, catalogue)
         wanted = "an IPv4 network, e.g. 10.10.0.0/24"
         try:
@@ -327,9 +254,9 @@ def rule_distinct_addresses(inventory: Inventory, catalogue: Catalogue) -> Itera
     for address, hosts in owners.items():
         if len(hosts) > 1:
             yield Problem(
-                _names(hosts),
+                listed(hosts),
                 "private_address",
-                f"{_quote(address)} {len(hosts)} times",
+                f"{quote(address)} {len(hosts)} times",
                 "an address of its own for each host",
                 "correct the copied address; one machine with several roles is one host in several groups",
             )
@@ -420,7 +347,7 @@ def rule_site_values_agree(inventory: Inventory, catalogue: Catalogue) -> Iterat
         if len(distinct) > 1 and holders:
             found = f"{len(distinct)} different values"
             if None in distinct:
-                found = f"a value on {_names(holders)} only"
+                found = f"a value on {listed(holders)} only"
             # A missing required site value is named by its own rule already.
             if None in distinct and catalogue.variables[name].required and not name.startswith("secret_"):
                 continue
@@ -595,7 +522,7 @@ def rule_sizes(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
 
 def rule_memory_wanted(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Check the shape of the memory bounds here, because the facts stage reads them late."""
-    for host, value in _given(inventory, "preflight_memory_mb"):
+    for host, value in given(inventory, "preflight_memory_mb"):
         numbers = list(value.items()) if isinstance(value, Mapping) else [("", value)]
         for group, number in numbers:
             path = f"preflight_memory_mb.{group}" if group else "preflight_memory_mb"
@@ -604,107 +531,6 @@ def rule_memory_wanted(inventory: Inventory, catalogue: Catalogue) -> Iterator[P
                 yield Problem(host, path, "an unknown group", "a group of the platform", mend)
             elif not _is_number(number, int) or int(number) < 1:
                 yield Problem(host, path, _shown(path, number, catalogue), "MB, 1 or more", "write a whole number")
-
-
-# --- queues -----------------------------------------------------------------------------------------------------------
-
-
-def _truth(value: Any) -> bool | None:
-    """Return a boolean as Ansible reads it; None where it is not known."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return value.lower() in ("yes", "true", "on", "1", "y", "t")
-    return None
-
-
-def _alignment(inventory: Inventory, catalogue: Catalogue) -> bool | None:
-    """Whether text alignment is on; None where that depends on facts."""
-    hosts = inventory.members("frontend", "compute")
-    values = [inventory.effective(host, "escriptorium_text_alignment", catalogue) for host in hosts]
-    if any(value is UNRESOLVED for value in values):
-        return None
-    return any(_truth(value) for value in values)
-
-
-def _queues_of(inventory: Inventory, host: str, alignment: bool | None) -> tuple[str, ...] | None:
-    """Queues that a compute host takes; None where that is not known."""
-    if not inventory.is_set(host, "compute_queues"):
-        return REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if alignment else ())
-    value = inventory.value(host, "compute_queues")
-    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-        return tuple(value)
-    return None
-
-
-def rule_queue_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
-    """Refuse a queue that nobody fills: its worker idles for ever while its jobs wait in another one."""
-    alignment = _alignment(inventory, catalogue)
-    usable = REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if alignment is not False else ())
-    for host in inventory.hosts:
-        if not inventory.is_set(host, "compute_queues"):
-            continue
-        queues = _queues_of(inventory, host, alignment) or ()
-        for queue in dict.fromkeys(queues):
-            if queues.count(queue) > 1:
-                yield Problem(
-                    host,
-                    "compute_queues",
-                    f"{queue!r} {queues.count(queue)} times",
-                    "each queue once",
-                    "keep one of them",
-                )
-            if queue in usable:
-                continue
-            if queue in FRONTEND_QUEUES:
-                mend = "take it out: the frontend takes imports, with one bound for the whole cluster"
-            elif queue == ALIGNMENT_QUEUE:
-                mend = "take it out, or set escriptorium_text_alignment: true"
-            else:
-                mend = did_you_mean(queue, usable, 0.5) or f"known queues: {', '.join(usable)}"
-            yield Problem(
-                host, "compute_queues", f"{queue!r}, a queue that nobody fills", "queues that are filled", mend
-            )
-
-
-def rule_queues_consumed(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
-    """Jobs of a queue that nobody consumes wait for ever and no error says so (seen in the field with jvm)."""
-    alignment = _alignment(inventory, catalogue)
-    hosts = inventory.members("compute")
-    taken: set[str] = set()
-    for host in hosts:
-        queues = _queues_of(inventory, host, alignment)
-        if queues is None:
-            return
-        taken.update(queues)
-    needed = REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if alignment else ())
-    if hosts:
-        for queue in needed:
-            if queue not in taken:
-                yield Problem(
-                    THE_INVENTORY,
-                    f"queue {queue}",
-                    "no host that consumes it",
-                    "one compute host or more",
-                    f"add {queue!r} to compute_queues of a compute host",
-                )
-
-
-def rule_worker_overrides(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
-    """Refuse overrides without effect (a misspelt queue or key) and workers without a process."""
-    del catalogue
-    for host, value in _given(inventory, "celery_worker_overrides"):
-        if not isinstance(value, Mapping):
-            continue
-        for text in check_overrides(value):
-            queue = next((str(name) for name in value if name not in QUEUES and repr(name) in text), "")
-            yield Problem(
-                host,
-                "celery_worker_overrides",
-                text,
-                "{queue: {concurrency: number, memory_mb: number}}",
-                (did_you_mean(queue, QUEUES, 0.5) if queue else "") or "correct it",
-            )
 
 
 # --- secrets and placeholders -----------------------------------------------------------------------------------------
@@ -727,7 +553,7 @@ def rule_weak_secrets(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pr
     """Refuse what can be guessed; Django itself warns about keys under 50 characters (security.W009)."""
     for name in catalogue.secret_names():
         long = MIN_DJANGO_KEY_LENGTH if name == "secret_django_key" else MIN_SECRET_LENGTH
-        for host, value in _given(inventory, name):
+        for host, value in given(inventory, name):
             text = str(value) if value is not None else ""
             wanted = f"{long} characters or more that cannot be guessed"
             mend = f"take the line out and run playbooks/generate-secrets.yml: it makes {name}"
@@ -765,7 +591,7 @@ def rule_placeholders(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pr
                 yield Problem(
                     host,
                     path,
-                    f"the placeholder {_quote(text)}" if not catalogue.is_secret(name) else "a placeholder",
+                    f"the placeholder {quote(text)}" if not catalogue.is_secret(name) else "a placeholder",
                     "a real value",
                     "fill it in",
                 )
@@ -776,7 +602,7 @@ def rule_placeholders(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pr
 
 def rule_domain(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Want a bare name: in certificates, redirects and allowed hosts a scheme or a port breaks it."""
-    for host, value in _given(inventory, "site_domain", str):
+    for host, value in given(inventory, "site_domain", str):
         if value and not is_domain_name(value) and not _is_placeholder(value):
             bare = re.sub(r"^[a-z]+://", "", value, flags=re.IGNORECASE).split("/")[0].split(":")[0]
             mend = (
@@ -789,7 +615,7 @@ def rule_domain(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]
 
 def rule_email(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Error reports and the first account go to this address."""
-    for host, value in _given(inventory, "site_admin_email", str):
+    for host, value in given(inventory, "site_admin_email", str):
         match = _EMAIL.match(value)
         if value and not _is_placeholder(value) and not (match and is_domain_name(match["domain"])):
             shown = _shown("site_admin_email", value, catalogue)
@@ -798,7 +624,7 @@ def rule_email(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
 
 def rule_version(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Want a tag or a commit to build from; empty would mean whatever upstream has today."""
-    for host, value in _given(inventory, "escriptorium_version"):
+    for host, value in given(inventory, "escriptorium_version"):
         if value is None or not str(value).strip():
             shown = _shown("escriptorium_version", value, catalogue)
             yield Problem(host, "escriptorium_version", shown, "a tag or a commit", "name one, or take the line out")
@@ -826,15 +652,6 @@ def _is_placeholder(value: str) -> bool:
     return bool(_PLACEHOLDER.search(value) or _ANGLE.search(value))
 
 
-def _given(inventory: Inventory, name: str, kind: type | None = None) -> Iterator[tuple[str, Any]]:
-    """(host, value) of every host whose value of ``name`` is known, and of the given type."""
-    for host in inventory.hosts:
-        if inventory.is_set(host, name):
-            value = inventory.value(host, name)
-            if value is not UNRESOLVED and (kind is None or isinstance(value, kind)):
-                yield host, value
-
-
 INVENTORY_RULES: tuple[Rule, ...] = (
     rule_single_hosts,
     rule_compute_hosts,
@@ -850,9 +667,8 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_types,
     rule_sizes,
     rule_memory_wanted,
-    rule_queue_names,
-    rule_queues_consumed,
-    rule_worker_overrides,
+    *QUEUE_RULES,
+    *GPU_RULES,
     rule_weak_secrets,
     rule_placeholders,
     rule_domain,
@@ -860,14 +676,6 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_version,
     rule_certificate_pairs,
 )
-
-
-def _names(hosts: Iterable[str], shown: int = 4) -> str:
-    """Return ``a, b, c, d and 12 more``."""
-    names = list(hosts)
-    if len(names) <= shown + 1:
-        return ", ".join(names)
-    return f"{', '.join(names[:shown])} and {len(names) - shown} more"
 
 
 def collapse(problems: Iterable[Problem], hosts: Iterable[str]) -> list[Problem]:
@@ -881,7 +689,7 @@ def collapse(problems: Iterable[Problem], hosts: Iterable[str]) -> list[Problem]
     result = []
     for (variable, found, wanted, mend), owners in merged.items():
         whole = len(everyone) > 1 and set(owners) >= set(everyone)
-        result.append(Problem(EVERY_HOST if whole else _names(owners), variable, found, wanted, mend))
+        result.append(Problem(EVERY_HOST if whole else listed(owners), variable, found, wanted, mend))
     return result
 
 
@@ -912,6 +720,11 @@ TESTED_APPLICATION = frozenset({"Debian 12"})
 TESTED_STORAGE = frozenset({"Debian 12", "Debian 13"})
 UNTESTED = frozenset({"Ubuntu 22.04", "Ubuntu 24.04"})
 GB = 1000**3
+# Newest branch of the driver in each Debian release.
+DEBIAN_DRIVERS: Final[Mapping[str, str]] = {"12": "535", "13": "550"}
+# Upstream's compose file gives its one GPU container 3 GB (shm_size) for up to eight loading processes; a batch of
+# eight lines takes some tens of MB.
+SHARED_MEMORY_PER_TRAINING = GB
 
 
 @dataclass(frozen=True)
@@ -920,7 +733,8 @@ class HostFacts:
 
     ``version`` is the whole version of the distribution ("12.7", "24.04"), ``memory_mb`` MB of 1024 * 1024 bytes as
     Ansible's facts count them, ``release_free_bytes`` the free space under /opt, ``has_release`` whether the host
-    carries a release already. None where not known.
+    carries a release already, ``driver_version`` the version of NVIDIA's driver that is loaded (empty where none is),
+    ``shared_memory_bytes`` the size of /dev/shm. None where not known.
     """
 
     distribution: str
@@ -931,6 +745,8 @@ class HostFacts:
     processors: int | None = None
     release_free_bytes: int | None = None
     has_release: bool = False
+    driver_version: str = ""
+    shared_memory_bytes: int | None = None
 
     @property
     def system(self) -> str:
@@ -939,12 +755,29 @@ class HostFacts:
 
 
 @dataclass(frozen=True)
+class GpuSettings:
+    """What the cards of a host mean for its driver.
+
+    ``workers`` counts the workers on cards, ``load_threads`` the processes with which each reads its training data.
+    ``managed`` says whether this repository installs the driver, ``version`` what it stays on (empty: the newest of the
+    Debian release), ``cuda`` the CUDA version that the release's PyTorch is made for, e.g. "12.1".
+    """
+
+    workers: int
+    load_threads: int
+    managed: bool
+    version: str
+    cuda: str
+
+
+@dataclass(frozen=True)
 class FactsSettings:
-    """Bounds of the facts stage for one host (site variables preflight_*)."""
+    """Bounds of the facts stage for one host (site variables preflight_*); ``gpu`` is None where it has no cards."""
 
     allow_untested: bool = False
     release_disk_gb: float = DEFAULT_RELEASE_DISK_GB
     memory_mb: int | Mapping[str, int] | None = None
+    gpu: GpuSettings | None = None
 
     def memory_for(self, role: str) -> int:
         """Memory in MB that a host of the group ``role`` must have."""
@@ -1021,6 +854,48 @@ def fact_memory(host: FactsHost) -> Iterator[Problem]:
         )
 
 
+def fact_driver(host: FactsHost) -> Iterator[Problem]:
+    """Want a driver that knows the release's CUDA: with an older one every training fails at its start."""
+    gpu = host.settings.gpu
+    if gpu is None or not gpu.cuda:
+        return
+    own = DEBIAN_DRIVERS.get(host.facts.major_version, "") if host.facts.distribution == "Debian" else ""
+    version = (gpu.version or own) if gpu.managed else host.facts.driver_version
+    if not version:
+        if not gpu.managed:
+            mend = "install and load it, or take nvidia_driver_managed: false out"
+            yield Problem(host.name, "NVIDIA driver", "none that is loaded", "the site's own driver", mend)
+        return
+    known = cuda_of_driver(version)
+    wanted = int(gpu.cuda.split(".")[0])
+    if known < wanted:
+        yield Problem(
+            host.name,
+            "NVIDIA driver",
+            f"{version}, which ends at CUDA {known}",
+            f"a driver for CUDA {wanted}, as the PyTorch of the release needs",
+            "choose a release profile with an older PyTorch, or a newer driver "
+            "(nvidia_driver_version, or your own with nvidia_driver_managed: false)",
+        )
+
+
+def fact_shared_memory(host: FactsHost) -> Iterator[Problem]:
+    """Want room in /dev/shm: PyTorch's loading processes hand batches over there, and a full one kills the training."""
+    gpu, size = host.settings.gpu, host.facts.shared_memory_bytes
+    if gpu is None or size is None or not gpu.workers or not gpu.load_threads:
+        return
+    wanted = gpu.workers * SHARED_MEMORY_PER_TRAINING
+    if size < wanted:
+        yield Problem(
+            host.name,
+            "shared memory (/dev/shm)",
+            f"{size / GB:.1f} GB",
+            f"{wanted / GB:g} GB or more for {gpu.workers} trainings at once",
+            f"mount it larger (in /etc/fstab: tmpfs /dev/shm tmpfs size={-(-wanted // GB)}G 0 0), "
+            "or set escriptorium_training_load_threads: 0",
+        )
+
+
 def fact_same_family(hosts: Iterable[FactsHost]) -> Iterator[Problem]:
     """One release is built once and copied bit for bit, so all application hosts must run the same system."""
     families: dict[str, list[str]] = {}
@@ -1028,7 +903,7 @@ def fact_same_family(hosts: Iterable[FactsHost]) -> Iterator[Problem]:
         if host.runs_application:
             families.setdefault(f"{host.facts.system} {host.facts.architecture}", []).append(host.name)
     if len(families) > 1:
-        found = "; ".join(f"{family} on {_names(names)}" for family, names in sorted(families.items()))
+        found = "; ".join(f"{family} on {listed(names)}" for family, names in sorted(families.items()))
         yield Problem(
             "frontend and compute hosts",
             "operating system",
@@ -1043,6 +918,8 @@ HOST_FACT_RULES: tuple[Callable[[FactsHost], Iterator[Problem]], ...] = (
     fact_architecture,
     fact_disk,
     fact_memory,
+    fact_driver,
+    fact_shared_memory,
 )
 
 

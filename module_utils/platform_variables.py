@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # containers of the demo and of the tests (molecule/resources), which a real site does not have.
 FREE_PREFIXES = ("x_", "node_")
 
-PLATFORM_GROUPS = ("frontend", "storage", "compute", "monitoring")
+PLATFORM_GROUPS = ("frontend", "storage", "compute", "hypervisor", "monitoring")
 
 # Connection variables of Ansible that sites commonly write; used only to find misspelt ones.
 ANSIBLE_NAMES = (
@@ -122,6 +122,19 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         "Queues whose jobs a compute host takes. Unset: all of them; jvm only with escriptorium_text_alignment.",
         example=["default", "live"],
         elements="str",
+    ),
+    Variable(
+        "gpu_training_memory_mib",
+        "dict",
+        "Memory of a GPU that one training needs at most, by kind, in MiB: slices are planned and trainings are sent "
+        "by these figures. The defaults are CREMMA's: a 1g.5gb has 4864 MiB, a 2g.10gb 9856.",
+        example={"recognition": 4800, "segmentation": 9800},
+        default={"recognition": 4800, "segmentation": 9800},
+        has_default=True,
+        options={
+            "recognition": Variable("recognition", "int", "One training of a recogniser, in MiB.", example=4800),
+            "segmentation": Variable("segmentation", "int", "One training of a segmenter, in MiB.", example=9800),
+        },
     ),
     Variable(
         "storage_transport",

@@ -28,14 +28,66 @@ def filters(root: Path) -> ModuleType:
 
 
 def test_names(filters: ModuleType) -> None:
-    assert set(filters.FilterModule().filters()) == {"worker_plan", "postgresql_memory", "redis_memory"}
+    assert set(filters.FilterModule().filters()) == {
+        "gpu_cards",
+        "gpu_hosts",
+        "gpu_report",
+        "gpu_workers",
+        "worker_plan",
+        "postgresql_memory",
+        "redis_memory",
+    }
 
 
 def test_values(filters: ModuleType) -> None:
     plan = filters.worker_plan(["gpu"], 4, 8192, {"gpu": {"memory_mb": 4096}})
-    assert plan == [{"queue": "gpu", "concurrency": 1, "memory_max_mb": 4096, "tasks_per_child": 1, "omp_threads": 1}]
+    assert plan == [
+        {
+            "name": "gpu",
+            "queues": ["gpu", "gpu-large"],
+            "overflow": "",
+            "device": "",
+            "card": "",
+            "concurrency": 1,
+            "memory_max_mb": 4096,
+            "tasks_per_child": 1,
+            "omp_threads": 1,
+        }
+    ]
     assert filters.postgresql_memory(8192)["shared_buffers"] == 1024
     assert filters.redis_memory(8192) == 512
+
+
+def test_cards(filters: ModuleType) -> None:
+    memory = {"recognition": 4800, "segmentation": 9800}
+    raw = [
+        {"model": "A100-40GB", "pci_address": "17:00.0", "backend": "vgpu", "vgpu_type": 472, "vgpu_count": 4},
+        {"model": "RTX-6000-24GB", "index": 1, "name": "big", "sharing": "mps", "workers": 2},
+    ]
+    assert filters.gpu_cards(raw, memory) == [
+        {
+            "name": "gpu0",
+            "model": "A100-40GB",
+            "address_kind": "pci_address",
+            "address": "0000:17:00.0",
+            "backend": "vgpu",
+            "sharing": "time",
+            "vgpu_type": "nvidia-472",
+            "vgpu_count": 4,
+        },
+        {
+            "name": "big",
+            "model": "RTX-6000-24GB",
+            "address_kind": "index",
+            "address": "1",
+            "backend": "none",
+            "sharing": "mps",
+            "vgpu_type": "",
+            "vgpu_count": 0,
+        },
+    ]
+    with pytest.raises(AnsibleFilterError, match=r"gpu_partition_cards\[0\].vgpu_type"):
+        filters.gpu_cards([{"model": "A100-40GB", "index": 0, "backend": "vgpu"}], memory)
 
 
 def test_wrong_input_is_an_error_of_ansible(filters: ModuleType) -> None:

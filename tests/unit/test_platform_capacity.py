@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from module_utils.platform_capacity import (
+    LARGE_QUEUE,
     QUEUES,
+    GpuWorker,
     Worker,
     check_overrides,
     postgresql_memory,
@@ -24,7 +26,7 @@ queue_lists = st.lists(st.sampled_from(QUEUES), unique=True, min_size=1)
 
 
 def by_queue(plan: list[Worker]) -> dict[str, Worker]:
-    return {worker["queue"]: worker for worker in plan}
+    return {worker["name"]: worker for worker in plan}
 
 
 def test_reference_compute_host() -> None:
@@ -74,7 +76,7 @@ def test_flags_are_those_of_upstream() -> None:
 def test_overrides_win_and_foreign_queues_have_no_effect() -> None:
     overrides = {"default": {"concurrency": 24, "memory_mb": 98304}, "imports": {"concurrency": 9}}
     plan = worker_plan(["default", "gpu"], 4, 8192, overrides)
-    assert [worker["queue"] for worker in plan] == ["default", "gpu"]
+    assert [worker["name"] for worker in plan] == ["default", "gpu"]
     assert (plan[0]["concurrency"], plan[0]["memory_max_mb"]) == (24, 98304)
 
 
@@ -105,7 +107,7 @@ def test_every_wrong_override_is_named() -> None:
 @given(queue_lists, cores, memories)
 def test_no_size_is_zero_and_the_system_keeps_its_share(queues: list[str], count: int, memory_mb: int) -> None:
     plan = worker_plan(queues, count, memory_mb)
-    assert [worker["queue"] for worker in plan] == queues
+    assert [worker["name"] for worker in plan] == queues
     for worker in plan:
         assert worker["concurrency"] >= 1
         assert worker["tasks_per_child"] >= 1
@@ -145,7 +147,7 @@ def test_training_can_use_what_the_system_leaves(count: int, memory_mb: int) -> 
 
 @given(cores, st.integers(128 * 1024, 4 * 1024 * 1024))
 def test_on_large_hosts_other_workers_leave_room_for_a_segmenter_training(count: int, memory_mb: int) -> None:
-    others = [worker for worker in worker_plan(COMPUTE, count, memory_mb) if worker["queue"] != "gpu"]
+    others = [worker for worker in worker_plan(COMPUTE, count, memory_mb) if worker["name"] != "gpu"]
     assert sum(worker["memory_max_mb"] for worker in others) + 32768 <= memory_mb - system_reserve(memory_mb)
 
 
@@ -160,6 +162,45 @@ def test_database_and_broker_fit_a_host(memory_mb: int) -> None:
         postgresql_memory(memory_mb, shared_host=True)["shared_buffers"]
         <= postgresql_memory(memory_mb, shared_host=False)["shared_buffers"]
     )
+
+
+CREMMA_SLICES: list[GpuWorker] = [
+    GpuWorker(name=f"gpu{card}-{slice_}", card=f"gpu{card}", trainings=kinds)
+    for card in (0, 1)
+    for slice_, kinds in (
+        ("2g.10gb-0", ("recognition", "segmentation")),
+        *((f"1g.5gb-{start}", ("recognition",)) for start in range(2, 7)),
+    )
+]
+
+
+def test_slices_take_the_trainings_of_the_reference_compute_server() -> None:
+    plan = worker_plan(COMPUTE, 64, 128 * 1024, None, CREMMA_SLICES)
+    assert [worker["name"] for worker in plan[:3]] == ["default", "live", "low-priority"]
+    slices = plan[3:]
+    assert len(slices) == 12
+    assert all(worker["device"] == worker["name"] and worker["concurrency"] == 1 for worker in slices)
+    large = [worker for worker in slices if "2g" in worker["name"]]
+    assert all(worker["queues"] == [LARGE_QUEUE] and worker["overflow"] == "gpu" for worker in large)
+    small = [worker for worker in slices if "1g" in worker["name"]]
+    assert all(worker["queues"] == ["gpu"] and worker["overflow"] == "" for worker in small)
+    assert {worker["memory_max_mb"] for worker in large} == {32768}
+    assert {worker["memory_max_mb"] for worker in small} == {16384}
+    assert {worker["omp_threads"] for worker in slices} == {2}
+
+
+def test_a_slice_on_which_only_segmentation_fits_takes_nothing_else() -> None:
+    only = GpuWorker(name="gpu0-0", card="gpu0", trainings=("segmentation",))
+    assert worker_plan(["gpu"], 8, 65536, None, [only])[0]["overflow"] == ""
+
+
+def test_a_host_without_the_queue_gpu_leaves_its_slices_alone() -> None:
+    assert [worker["name"] for worker in worker_plan(["live"], 8, 65536, None, CREMMA_SLICES)] == ["live"]
+
+
+def test_memory_of_every_gpu_worker_can_be_set() -> None:
+    plan = worker_plan(["gpu"], 8, 65536, {"gpu": {"memory_mb": 5000}}, CREMMA_SLICES)
+    assert {worker["memory_max_mb"] for worker in plan} == {5000}
 
 
 def test_a_new_kernel_changes_no_size() -> None:

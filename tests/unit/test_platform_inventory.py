@@ -10,23 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from module_utils.platform_inventory import (
-    EVERY_HOST,
     GB,
     INVENTORY_RULES,
-    UNRESOLVED,
     FactsHost,
     FactsSettings,
     HostFacts,
-    Inventory,
-    Problem,
     check_facts,
     check_inventory,
     collapse,
-    did_you_mean,
     is_domain_name,
     is_host_name,
     report,
 )
+from module_utils.platform_problems import EVERY_HOST, UNRESOLVED, Inventory, Problem, did_you_mean
 from module_utils.platform_variables import SITE_VARIABLES, Catalogue, Variable, load_catalogue, read_yaml
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 
-from module_utils.platform_inventory import Inventory, check_inventory
+from module_utils.platform_inventory import check_inventory
+from module_utils.platform_problems import Inventory
 from module_utils.platform_secrets import (
     RELATIVE_PATH,
     SECRETS,

@@ -69,6 +69,9 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("CLUSTER_COOKIE_SECURE", "yes", "true or false"),
         ("CLUSTER_TRAINING_PRECISION", "fp16", "one of"),
         ("CLUSTER_EMAIL_SECURITY", "ssl", "one of none, starttls, tls"),
+        ("CLUSTER_OVERFLOW_QUEUES", "gpu,gqu", "queues of live, default, low-priority, gpu, gpu-large, imports, jvm"),
+        ("CLUSTER_OVERFLOW_SECONDS", "-2", "a whole number from -1"),
+        ("CLUSTER_OVERFLOW_SECONDS", "never", "a whole number from -1"),
         ("CLUSTER_MEDIA_ROOT", "media", "an absolute path"),
         ("CLUSTER_ALLOWED_HOSTS", "*", "expected host names"),
         ("CSRF_TRUSTED_ORIGINS", "htr.example.org", "expected scheme and host"),
@@ -80,6 +83,23 @@ def test_every_missing_variable_is_named_at_once() -> None:
 def test_a_wrong_value_is_refused(environment: dict[str, str], name: str, value: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^wrong environment: {name} .*{message}"):
         load_config(environment | {name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "queues", "seconds"),
+    [
+        ({}, (), 10),
+        ({"CLUSTER_OVERFLOW_QUEUES": ""}, (), 10),
+        ({"CLUSTER_OVERFLOW_QUEUES": "gpu"}, ("gpu",), 10),
+        ({"CLUSTER_OVERFLOW_QUEUES": " gpu, default,gpu", "CLUSTER_OVERFLOW_SECONDS": "0"}, ("gpu", "default"), 0),
+        ({"CLUSTER_OVERFLOW_QUEUES": "gpu", "CLUSTER_OVERFLOW_SECONDS": "-1"}, (), -1),
+    ],
+)
+def test_a_worker_helps_out_where_its_unit_says_so(
+    environment: dict[str, str], given: dict[str, str], queues: tuple[str, ...], seconds: int
+) -> None:
+    config = load_config(environment | given)
+    assert (config.overflow_queues, config.overflow_seconds) == (queues, seconds)
 
 
 def test_a_mail_password_needs_a_user(environment: dict[str, str]) -> None:

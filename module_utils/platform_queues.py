@@ -1,0 +1,134 @@
+"""Rules about queues: each is consumed somewhere, and no worker waits for jobs that never come.
+
+No Ansible import. See platform_inventory.py for how rules are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .platform_capacity import QUEUES, check_overrides
+from .platform_problems import THE_INVENTORY, UNRESOLVED, Inventory, Problem, Rule, did_you_mean, given
+
+if TYPE_CHECKING:
+    from .platform_variables import Catalogue
+
+PROCESSOR_QUEUES = ("default", "live", "low-priority")
+TRAINING_QUEUE = "gpu"
+REQUIRED_COMPUTE_QUEUES = (*PROCESSOR_QUEUES, TRAINING_QUEUE)
+FRONTEND_QUEUES = ("imports",)
+ALIGNMENT_QUEUE = "jvm"
+
+
+def truth(value: Any) -> bool | None:
+    """Return a boolean as Ansible reads it; None where it is not known."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return value.lower() in ("yes", "true", "on", "1", "y", "t")
+    return None
+
+
+def alignment(inventory: Inventory, catalogue: Catalogue) -> bool | None:
+    """Whether text alignment is on; None where that depends on facts."""
+    hosts = inventory.members("frontend", "compute")
+    values = [inventory.effective(host, "escriptorium_text_alignment", catalogue) for host in hosts]
+    if any(value is UNRESOLVED for value in values):
+        return None
+    return any(truth(value) for value in values)
+
+
+def has_cards(inventory: Inventory, host: str) -> bool:
+    """Return True where a host declares a card that its own workers use: one that is not for virtual machines."""
+    value = inventory.value(host, "gpu_partition_cards")
+    cards = value if isinstance(value, list | tuple) else ()
+    return any(isinstance(card, Mapping) and card.get("backend") != "vgpu" for card in cards)
+
+
+def queues_of(inventory: Inventory, host: str, aligned: bool | None) -> tuple[str, ...] | None:
+    """Queues that a compute host takes; None where that is not known. As group_vars/all/application.yml has it."""
+    if not inventory.is_set(host, "compute_queues"):
+        some_have = any(has_cards(inventory, other) for other in inventory.members("compute"))
+        return (
+            PROCESSOR_QUEUES
+            + ((TRAINING_QUEUE,) if has_cards(inventory, host) or not some_have else ())
+            + ((ALIGNMENT_QUEUE,) if aligned else ())
+        )
+    value = inventory.value(host, "compute_queues")
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return tuple(value)
+    return None
+
+
+def rule_queue_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse a queue that nobody fills: its worker idles for ever while its jobs wait in another one."""
+    aligned = alignment(inventory, catalogue)
+    usable = REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if aligned is not False else ())
+    for host in inventory.hosts:
+        if not inventory.is_set(host, "compute_queues"):
+            continue
+        queues = queues_of(inventory, host, aligned) or ()
+        for queue in dict.fromkeys(queues):
+            if queues.count(queue) > 1:
+                yield Problem(
+                    host,
+                    "compute_queues",
+                    f"{queue!r} {queues.count(queue)} times",
+                    "each queue once",
+                    "keep one of them",
+                )
+            if queue in usable:
+                continue
+            if queue in FRONTEND_QUEUES:
+                mend = "take it out: the frontend takes imports, with one bound for the whole cluster"
+            elif queue == ALIGNMENT_QUEUE:
+                mend = "take it out, or set escriptorium_text_alignment: true"
+            else:
+                mend = did_you_mean(queue, usable, 0.5) or f"known queues: {', '.join(usable)}"
+            yield Problem(
+                host, "compute_queues", f"{queue!r}, a queue that nobody fills", "queues that are filled", mend
+            )
+
+
+def rule_queues_consumed(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Jobs of a queue that nobody consumes wait for ever and no error says so (seen in the field with jvm)."""
+    aligned = alignment(inventory, catalogue)
+    hosts = inventory.members("compute")
+    taken: set[str] = set()
+    for host in hosts:
+        queues = queues_of(inventory, host, aligned)
+        if queues is None:
+            return
+        taken.update(queues)
+    needed = REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if aligned else ())
+    if hosts:
+        for queue in needed:
+            if queue not in taken:
+                yield Problem(
+                    THE_INVENTORY,
+                    f"queue {queue}",
+                    "no host that consumes it",
+                    "one compute host or more",
+                    f"add {queue!r} to compute_queues of a compute host",
+                )
+
+
+def rule_worker_overrides(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse overrides without effect (a misspelt queue or key) and workers without a process."""
+    del catalogue
+    for host, value in given(inventory, "celery_worker_overrides"):
+        if not isinstance(value, Mapping):
+            continue
+        for text in check_overrides(value):
+            queue = next((str(name) for name in value if name not in QUEUES and repr(name) in text), "")
+            yield Problem(
+                host,
+                "celery_worker_overrides",
+                text,
+                "{queue: {concurrency: number, memory_mb: number}}",
+                (did_you_mean(queue, QUEUES, 0.5) if queue else "") or "correct it",
+            )
+
+
+QUEUE_RULES: tuple[Rule, ...] = (rule_queue_names, rule_queues_consumed, rule_worker_overrides)
