@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # Python of the control machine. Debian 12's own is right; another one: make venv PYTHON=python3.12
 PYTHON ?= python3
-SCENARIOS := base services single cluster
+SCENARIOS := base services single compute cluster
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -64,6 +64,10 @@ demo: venv ## Start a cluster of four containers on this computer
 demo-destroy: venv ## Take the demo away
 	@molecule/resources/demo destroy
 
+.PHONY: plan
+plan: venv ## Show what an inventory makes of its GPUs (INVENTORY=inventories/mysite)
+	@ansible-playbook $(if $(INVENTORY),--inventory "$(INVENTORY)") playbooks/plan.yml
+
 .PHONY: lint
 lint: venv ## Check the style of everything
 	@tests/lint
@@ -79,7 +83,7 @@ molecule: $(addprefix molecule-,$(SCENARIOS)) ## Run every Molecule scenario
 $(addprefix molecule-,$(SCENARIOS)): molecule-%: venv image stand-in
 	@molecule test --scenario-name $*
 
-molecule-%: ## Run one Molecule scenario: base, services, single or cluster
+molecule-%: ## Run one Molecule scenario: base, services, single, compute or cluster
 	@echo "There is no scenario $*; there are: $(SCENARIOS)" >&2
 	exit 2
 
