@@ -1,10 +1,20 @@
-"""Django application of the cluster package: it exists so that Django finds the ``prepare_site`` command."""
+"""Django application of the cluster package."""
 
 from django.apps import AppConfig
 
 
 class ClusterConfig(AppConfig):
-    """No models, no signals, nothing to start."""
+    """No models. Django finds the ``prepare_site`` command here, and workers learn to help out in other queues."""
 
     name = "escriptorium_cluster"
     verbose_name = "eScriptorium cluster"
+
+    def ready(self) -> None:
+        """Tell Celery, which calls this in each worker before it makes its consumer."""
+        from celery import current_app
+        from django.conf import settings
+
+        from escriptorium_cluster.overflow import install
+
+        if settings.CLUSTER_OVERFLOW_QUEUES:
+            install(current_app, settings.CLUSTER_OVERFLOW_QUEUES, settings.CLUSTER_OVERFLOW_SECONDS)

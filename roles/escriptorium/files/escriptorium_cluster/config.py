@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 DEFAULT_VISIBILITY_TIMEOUT = 604800
 #: How often one job may be started before it is given up (a job that kills its worker by memory would loop for ever).
 DEFAULT_TASK_MAX_STARTS = 3
+#: Seconds that jobs wait in a queue before a worker of another queue helps out.
+DEFAULT_OVERFLOW_SECONDS = 10
+#: Trainings of segmenters, which need more memory of a GPU than others. eScriptorium itself has one queue for all.
+LARGE_QUEUE = "gpu-large"
+#: Queues of eScriptorium and of the cluster, in the order in which a person asks for them.
+QUEUES = ("live", "default", "low-priority", "gpu", LARGE_QUEUE, "imports", "jvm")
 #: Secret keys that are public knowledge: upstream's default in the code and in its example of an environment file.
 KNOWN_SECRET_KEYS = frozenset({"a-beautiful-snowflake", "changeme"})
 #: Numeric precisions of PyTorch Lightning 2 that Kraken's trainer takes.
@@ -74,6 +80,8 @@ class ClusterConfig:
     static_root: str
     broker: BrokerConfig
     task_max_starts: int
+    overflow_queues: tuple[str, ...]
+    overflow_seconds: int
     upload_max_mib: int
     training_batch_size: int
     training_precision: str
@@ -161,6 +169,17 @@ class _Reader:
             self.problems.append(f"{name} is not set")
         return words
 
+    def queues(self, name: str) -> tuple[str, ...]:
+        """Return a comma separated list of queues, none by default."""
+
+        def parse(raw: str) -> tuple[str, ...]:
+            queues = tuple(dict.fromkeys(part.strip() for part in raw.split(",") if part.strip()))
+            if not set(queues) <= set(QUEUES):
+                raise ValueError(raw)
+            return queues
+
+        return self.parsed(name, (), parse, "queues of " + ", ".join(QUEUES))
+
     def directory(self, name: str) -> str:
         """Return an absolute path (whether it exists is asked by ``wait``, not here)."""
         value = self.text(name)
@@ -204,6 +223,9 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
     :raises ConfigError: naming every missing or wrong variable at once. No message holds the value of a secret.
     """
     read = _Reader(environment)
+    # Of a worker's own unit, not of the environment file of all: it helps out in these queues. -1: it does not.
+    overflow_queues = read.queues("CLUSTER_OVERFLOW_QUEUES")
+    overflow_seconds = read.integer("CLUSTER_OVERFLOW_SECONDS", DEFAULT_OVERFLOW_SECONDS, -1, 86400)
     config = ClusterConfig(
         secret_key=read.text("SECRET_KEY", secret=True),
         allowed_hosts=read.words("CLUSTER_ALLOWED_HOSTS"),
@@ -212,6 +234,8 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         static_root=read.directory("CLUSTER_STATIC_ROOT"),
         broker=_read_broker(read),
         task_max_starts=read.integer("CLUSTER_TASK_MAX_STARTS", DEFAULT_TASK_MAX_STARTS, 1, 100),
+        overflow_queues=overflow_queues if overflow_seconds >= 0 else (),
+        overflow_seconds=overflow_seconds,
         upload_max_mib=read.integer("CLUSTER_UPLOAD_MAX_MIB", 150, 1, 102400),
         training_batch_size=read.integer("CLUSTER_TRAINING_BATCH_SIZE", 1, 1, 1024),
         training_precision=read.choice("CLUSTER_TRAINING_PRECISION", "32", PRECISIONS),

@@ -15,13 +15,10 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from escriptorium_cluster.config import ConfigError, load_broker
+from escriptorium_cluster.config import QUEUES, ConfigError, load_broker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-#: Queues of eScriptorium and of the cluster, in the order in which a person asks for them.
-QUEUES = ("live", "default", "low-priority", "gpu", "imports", "jvm")
 
 #: Seconds that the workers have for their answer.
 ANSWER_SECONDS = 3.0

@@ -10,7 +10,7 @@ from typing import Any
 from escriptorium import settings as upstream
 from kombu import Queue
 
-from escriptorium_cluster.config import load_config
+from escriptorium_cluster.config import LARGE_QUEUE, load_config
 from escriptorium_cluster.guard import before_start
 
 # The same as a star import, but explicit about what a setting is.
@@ -85,16 +85,29 @@ CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS = _config.broker.transport_options()
 CELERY_VISIBILITY_TIMEOUT = _config.broker.visibility_timeout
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_WORKER_CONSUMER = "escriptorium_cluster.consumer:Consumer"
 # Django's LOGGING below serves the workers too; Celery's own format would repeat journald's time stamp.
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 # A job whose child is killed goes back to the queue: without a limit one that needs too much memory would do so for
 # ever. The guard counts the starts of each job and gives up with a clear message.
-CELERY_TASK_ANNOTATIONS = {"*": {"before_start": before_start}}
+# Trainings of segmenters go to a queue of their own, which only slices of a GPU that are big enough for them consume.
+# Not by the routes below: upstream charges GPU time to the tasks whose route is exactly {"queue": "gpu"}. A task's own
+# queue goes before its route.
+CELERY_TASK_ANNOTATIONS: dict[str, dict[str, Any]] = {
+    "*": {"before_start": before_start},
+    "core.tasks.segtrain": {"queue": LARGE_QUEUE},
+}
 CLUSTER_TASK_MAX_STARTS = _config.task_max_starts
+# Queues in which this process helps out, if it is a worker that has been told so: see overflow.py.
+CLUSTER_OVERFLOW_QUEUES = _config.overflow_queues
+CLUSTER_OVERFLOW_SECONDS = _config.overflow_seconds
 
 # Imports fetch from other people's image servers. They get a queue of their own, so that one worker bounds how many
 # run at once in the whole cluster; exports stay on low-priority (an exact name goes before a pattern in Celery).
-CELERY_TASK_QUEUES: tuple[Queue, ...] = (*upstream.CELERY_TASK_QUEUES, Queue("imports", routing_key="imports"))
+CELERY_TASK_QUEUES: tuple[Queue, ...] = (
+    *upstream.CELERY_TASK_QUEUES,
+    *(Queue(name, routing_key=name) for name in ("imports", LARGE_QUEUE)),
+)
 CELERY_TASK_ROUTES: dict[str, dict[str, str]] = {
     "imports.tasks.document_import": {"queue": "imports"},
     **upstream.CELERY_TASK_ROUTES,

@@ -1,0 +1,149 @@
+"""What becomes of running, held and later jobs when Redis goes away for some seconds: real Redis, Celery and jobs.
+
+    APPLICATION_VENV=<virtual environment> APPLICATION_TREE=<stand-in> pytest tests/integration/test_broker_loss.py
+
+With Celery's own consumer all of these tests fail: see escriptorium_cluster/consumer.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from application_bench import (
+    children,
+    expect_workers,
+    kill_job,
+    restart_redis,
+    send_trainings,
+    start_worker,
+    trainings,
+)
+from client import CANCELED, FINISHED, QUEUED, RUNNING, wait_until
+
+if TYPE_CHECKING:
+    from application_bench import Bench, Trainings
+
+#: Seconds without Redis: some attempts to connect are in vain.
+OUTAGE = 4.0
+
+
+@pytest.fixture(scope="module")
+def pool(bench: Bench) -> Bench:
+    """Give a worker that runs two jobs at once."""
+    if not bench.stand_in:
+        pytest.skip("only the stand-in's trainings take as long as asked")
+    bench.prepare_site()
+    # Whether the garbage of a vain attempt does harm is a matter of when it is collected. Here: at the worst moment,
+    # when a child process is replaced, where Celery asks for it.
+    (bench.folder / "late").mkdir()
+    (bench.folder / "late" / "sitecustomize.py").write_text("import gc\n\ngc.disable()\n")
+    path = f"{bench.folder / 'late'}:{bench.environment['PYTHONPATH']}"
+    start_worker(bench, "worker", "gpu,gpu-large", {"PYTHONPATH": path}, concurrency=2)
+    return bench
+
+
+def until(bench: Bench, ids: list[str], state: int, seconds: float = 60) -> Trainings:
+    """Wait until all jobs named have a state, and return what is known then."""
+    return wait_until(
+        partial(trainings, bench), lambda now: set(now.states(*ids)) == {state}, seconds, f"state {state} of {ids}", 0.2
+    )
+
+
+def finish(bench: Bench, *ids: str) -> list[int]:
+    """Wait until all jobs have finished; return how often each was begun. Nothing is left unacknowledged."""
+    done = until(bench, list(ids), FINISHED)
+    done = wait_until(partial(trainings, bench), lambda now: now.unacknowledged == 0, 10, "all acknowledged")
+    assert done.waiting == {"gpu": 0, "gpu-large": 0}
+    return [len(starts) for starts in done.starts(*ids)]
+
+
+def test_an_idle_worker_goes_on(pool: Bench) -> None:
+    restart_redis(pool, OUTAGE)
+    expect_workers(pool, "worker")
+    for _ in range(3):
+        assert finish(pool, *send_trainings(pool, ("train", 1), ("train", 1))) == [1, 1]
+
+
+def test_two_outages_and_two_jobs(pool: Bench) -> None:
+    running = send_trainings(pool, ("train", 30), ("segtrain", 24))
+    until(pool, running, RUNNING)
+    processes = set(children(pool.processes["worker"].pid))
+    restart_redis(pool, OUTAGE)
+    expect_workers(pool, "worker")
+    waiting = send_trainings(pool, ("train", 1), ("segtrain", 1))
+    restart_redis(pool, OUTAGE)
+    expect_workers(pool, "worker")
+    now = trainings(pool)
+    assert (now.states(*running), now.states(*waiting)) == ([RUNNING] * 2, [QUEUED] * 2)
+    assert now.unacknowledged == 2, "a third job was fetched, or a running one was forgotten"
+    assert set(children(pool.processes["worker"].pid)) == processes
+    assert finish(pool, *running, *waiting) == [1, 1, 1, 1]
+    assert finish(pool, *send_trainings(pool, ("train", 1), ("train", 1), ("train", 1))) == [1, 1, 1]
+
+
+def test_a_job_can_still_be_cancelled(pool: Bench) -> None:
+    ids = send_trainings(pool, ("train", 300))
+    until(pool, ids, RUNNING)
+    restart_redis(pool, OUTAGE)
+    expect_workers(pool, "worker")
+    pool.shell(f"""
+import json
+from reporting.models import TaskReport
+
+TaskReport.objects.get(task_id={ids[0]!r}).cancel("chief")
+print(json.dumps(None))
+""")
+    now = wait_until(partial(trainings, pool), lambda now: now.unacknowledged == 0, 20, "the job is cancelled")
+    assert (now.states(*ids), now.waiting["gpu"]) == ([CANCELED], 0)
+    assert finish(pool, *send_trainings(pool, ("train", 1))) == [1]
+
+
+def test_a_job_whose_process_is_killed_afterwards_starts_again(pool: Bench) -> None:
+    ids = send_trainings(pool, ("train", 12))
+    until(pool, ids, RUNNING)
+    restart_redis(pool, OUTAGE)
+    expect_workers(pool, "worker")
+    kill_job(pool, "worker")
+    assert finish(pool, *ids) == [2]
+
+
+def test_a_job_that_is_held_for_later_is_not_lost(pool: Bench) -> None:
+    ids = send_trainings(pool, ("train", 1, 15))
+    wait_until(partial(trainings, pool), lambda now: now.unacknowledged == 1, 10, "the job is held by the worker")
+    restart_redis(pool, OUTAGE)
+    assert finish(pool, *ids) == [1]
+
+
+def test_a_connection_that_is_cut_does_not_start_a_job_twice(pool: Bench) -> None:
+    ids = send_trainings(pool, ("train", 12))
+    until(pool, ids, RUNNING)
+    pool.shell("""
+import json
+from django.conf import settings
+from redis import Redis
+
+redis = Redis.from_url(settings.CELERY_BROKER_URL)
+print(json.dumps([redis.client_kill_filter(_type=kind, skipme=True) for kind in ("normal", "pubsub")]))
+""")
+    expect_workers(pool, "worker")
+    now = trainings(pool)
+    assert (now.waiting["gpu"], now.unacknowledged) == (0, 1)
+    assert finish(pool, *ids) == [1]
+
+
+def test_a_worker_that_is_stopped_afterwards_ends_its_job(pool: Bench) -> None:
+    ids = send_trainings(pool, ("train", 16))
+    until(pool, ids, RUNNING)
+    restart_redis(pool, OUTAGE)
+    expect_workers(pool, "worker")
+    worker = pool.processes.pop("worker")
+    os.kill(worker.pid, signal.SIGTERM)
+    time.sleep(1)
+    assert worker.poll() is None, "it did not wait for its job"
+    worker.wait(60)
+    assert finish(pool, *ids) == [1]
