@@ -365,6 +365,10 @@ class Api:
         transcription = self.get(f"documents/{document}/transcriptions/")[0]["pk"]
         self.post(f"documents/{document}/train/", {"parts": parts, "model_name": model, "transcription": transcription})
 
+    def train_segmenter(self, document: int, parts: list[int], model: str) -> None:
+        """Queue the training of a new segmentation model."""
+        self.post(f"documents/{document}/segtrain/", {"parts": parts, "model_name": model})
+
 
 class Database:
     """The database of the platform, asked on the frontend."""

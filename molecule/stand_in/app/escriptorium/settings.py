@@ -216,4 +216,6 @@ TEXT_ALIGNMENT_ENABLED = os.getenv("TEXT_ALIGNMENT", "False").lower() not in ("f
 
 STAND_IN_SECONDS_PER_EPOCH = float(os.getenv("STAND_IN_SECONDS_PER_EPOCH", "0.5"))
 STAND_IN_EPOCHS = int(os.getenv("STAND_IN_EPOCHS", "3"))
+# Where the simulated GPU driver (molecule/simulated_driver) looks for the users of each device.
+STAND_IN_DEVICES = os.getenv("STAND_IN_DEVICES", "/run/simulated-gpu/use")
 STAND_IN_WORK_SECONDS = float(os.getenv("STAND_IN_WORK_SECONDS", "0.2"))

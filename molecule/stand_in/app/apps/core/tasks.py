@@ -9,6 +9,8 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import shared_task
@@ -167,6 +169,21 @@ def recalculate_masks(
     send_event("document", part.document.pk, "part:mask", {"id": part.pk, "lines": lines})
 
 
+@contextmanager
+def training_device() -> Iterator[None]:
+    """Say on which device the training is, and hold it as CUDA does: the simulated driver sees who has it open."""
+    device, visible = settings.KRAKEN_TRAINING_DEVICE, os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    logger.info("Training on %s %s", device, visible)
+    if not device.startswith("cuda"):
+        yield
+        return
+    if not visible:
+        # PyTorch would take the first card there is, whoever works on it.
+        raise RuntimeError("a training on a GPU has to be told which one")
+    with open(os.path.join(settings.STAND_IN_DEVICES, visible), "a"):
+        yield
+
+
 def run_training(model_pk: int, document_pk: int, user_pk: int | None) -> None:
     """Write one file for each epoch, then the model's own file, keeping the model's row up to date."""
     model = apps.get_model("core", "OcrModel").objects.get(pk=model_pk)
@@ -217,7 +234,8 @@ def train(
     """Pretend to train a recognition model."""
     transcription = apps.get_model("core", "Transcription").objects.get(pk=transcription_pk)
     assert model_pk is not None
-    run_training(model_pk, transcription.document.pk, user_pk)
+    with training_device():
+        run_training(model_pk, transcription.document.pk, user_pk)
 
 
 @shared_task
@@ -230,7 +248,8 @@ def segtrain(
 ) -> None:
     """Pretend to train a segmentation model."""
     assert model_pk is not None and document_pk is not None
-    run_training(model_pk, document_pk, user_pk)
+    with training_device():
+        run_training(model_pk, document_pk, user_pk)
 
 
 @shared_task
