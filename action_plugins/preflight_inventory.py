@@ -21,11 +21,11 @@ from ansible.vars.manager import VariableManager
 ROOT = Path(__file__).resolve().parent.parent
 
 try:
-    from ansible.module_utils import platform_inventory, platform_variables
+    from ansible.module_utils import platform_inventory, platform_problems, platform_variables
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-    from ansible.module_utils import platform_inventory, platform_variables
+    from ansible.module_utils import platform_inventory, platform_problems, platform_variables
 
 # Variables that Ansible itself adds to those of a host.
 MAGIC_NAMES = frozenset(
@@ -78,7 +78,7 @@ def plain(value: Any) -> Any:
     try:
         return str(value)
     except AnsibleError:
-        return platform_inventory.UNRESOLVED
+        return platform_problems.UNRESOLVED
 
 
 class OperatorVariables:
@@ -95,7 +95,7 @@ class OperatorVariables:
         try:
             return plain(self._hostvars[host][name])
         except (AnsibleError, KeyError):
-            return platform_inventory.UNRESOLVED
+            return platform_problems.UNRESOLVED
 
     def of(self, host: str) -> dict[str, Any]:
         """Variables of one host by name."""
@@ -131,7 +131,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
         operator = OperatorVariables(variables["ansible_inventory_sources"], variables["hostvars"], self._loader)
         groups = {str(name): tuple(map(str, hosts)) for name, hosts in variables["groups"].items()}
-        inventory = platform_inventory.Inventory(groups, {host: operator.of(host) for host in groups.get("all", ())})
+        inventory = platform_problems.Inventory(groups, {host: operator.of(host) for host in groups.get("all", ())})
         problems = platform_inventory.check_inventory(
             inventory, catalogue, secrets_required=arguments["secrets"] == "required"
         )

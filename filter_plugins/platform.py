@@ -94,7 +94,7 @@ def gpu_report(raw: object, training_memory: Mapping[str, int]) -> str:
 
 def gpu_hosts(cards: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Return the hosts, of ``{host: its cards}``, with a card for workers: one that is not for virtual machines."""
-    return [host for host, own in cards.items() if any(card.get("backend") != "vgpu" for card in own)]
+    return [host for host, own in cards.items() if gpu.has_workers(own)]
 
 
 class FilterModule:

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.node_program import apply, diff_of
 
 DOCUMENTATION = r"""
 module: gpu_partition
@@ -53,24 +51,6 @@ ADVICE = {
 }
 
 
-def diff_of(cards: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return Ansible's diff: for each card that changes its slices before and after, one a line."""
-
-    def text(card: dict[str, Any], moment: str) -> str:
-        return "".join(f"{line}\n" for line in [f"MIG mode {card['mode'][moment]}", *card[moment]])
-
-    return [
-        {
-            "before_header": f"{card['name']} {card['model']} {card['address']}",
-            "after_header": f"{card['name']} {card['model']} {card['address']}",
-            "before": text(card, "before"),
-            "after": text(card, "after"),
-        }
-        for card in cards
-        if card["changed"]
-    ]
-
-
 def main() -> None:
     """Run the program and hand its answer to Ansible."""
     module = AnsibleModule(
@@ -80,28 +60,13 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    command = [module.params["program"], "apply", "--json"]
-    layout = None
-    if module.check_mode:
-        command.append("--check")
-        if module.params["layout"]:
-            command += ["--layout", "/dev/stdin"]
-            layout = json.dumps(module.params["layout"])
-    status, output, errors = module.run_command(command, data=layout)
-    try:
-        answer = json.loads(output)
-    except ValueError:
-        module.fail_json(msg=f"{' '.join(command)} ended with status {status}: {errors or output}", rc=status)
-    if status != 0:
-        advice = ADVICE.get(status, "")
-        message = str(answer.get("message", errors)).rstrip(".")
-        module.fail_json(msg=f"{message}. {advice}".rstrip(), rc=status, answer=answer)
+    answer = apply(module, (), "--layout", module.params["layout"], ADVICE)
     module.exit_json(
         changed=answer["changed"],
         cards=answer["cards"],
         workers=answer["workers"],
         msg=answer["message"],
-        diff=diff_of(answer["cards"]),
+        diff=diff_of(answer["cards"], lambda card, moment: [f"MIG mode {card['mode'][moment]}", *card[moment]]),
     )
 
 

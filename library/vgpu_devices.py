@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.node_program import apply, diff_of
 
 DOCUMENTATION = r"""
 module: vgpu_devices
@@ -52,20 +50,6 @@ ADVICE = {
 }
 
 
-def diff_of(cards: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return Ansible's diff: for each card that changes its devices before and after, one a line."""
-    return [
-        {
-            "before_header": f"{card['name']} {card['address']}",
-            "after_header": f"{card['name']} {card['address']}",
-            "before": "".join(f"{device}\n" for device in card["before"]),
-            "after": "".join(f"{device}\n" for device in card["after"]),
-        }
-        for card in cards
-        if card["changed"]
-    ]
-
-
 def main() -> None:
     """Run the program and hand its answer to Ansible."""
     module = AnsibleModule(
@@ -76,24 +60,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    command = [module.params["program"], "apply", "--json", "--sysfs", module.params["sysfs"]]
-    devices = None
-    if module.check_mode:
-        command.append("--check")
-        if module.params["devices"]:
-            command += ["--config", "/dev/stdin"]
-            devices = json.dumps(module.params["devices"])
-    status, output, errors = module.run_command(command, data=devices)
-    try:
-        answer = json.loads(output)
-    except ValueError:
-        module.fail_json(msg=f"{' '.join(command)} ended with status {status}: {errors or output}", rc=status)
-    if status != 0:
-        advice = ADVICE.get(status, "")
-        message = str(answer.get("message", errors)).rstrip(".")
-        module.fail_json(msg=f"{message}. {advice}".rstrip(), rc=status, answer=answer)
+    answer = apply(module, ("--sysfs", module.params["sysfs"]), "--config", module.params["devices"], ADVICE)
     module.exit_json(
-        changed=answer["changed"], cards=answer["cards"], msg=answer["message"], diff=diff_of(answer["cards"])
+        changed=answer["changed"],
+        cards=answer["cards"],
+        msg=answer["message"],
+        diff=diff_of(answer["cards"], lambda card, moment: card[moment]),
     )
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .gpu_partition.cards import DEFAULT_TRAINING_MEMORY, Card, CardProblem, parse_cards
+from .gpu_partition.cards import DEFAULT_TRAINING_MEMORY, Card, CardProblem, check_training_memory, parse_cards
 from .gpu_partition.workers import KINDS, GpuWorker, gpu_workers
 from .platform_problems import THE_INVENTORY, UNRESOLVED, Inventory, Problem, Rule, given, listed, quote
 from .platform_queues import TRAINING_QUEUE, has_cards, queues_of
@@ -37,27 +37,13 @@ def cuda_of_driver(version: str) -> int:
 
 def training_memory(inventory: Inventory, host: str) -> Mapping[str, int]:
     """Memory in MiB that a training of each kind needs; the default where the inventory's is missing or wrong."""
-    value = inventory.value(host, MEMORY)
-    if isinstance(value, Mapping) and set(value) == set(KINDS):
-        try:
-            return {str(kind): int(size) for kind, size in value.items()}
-        except (TypeError, ValueError):
-            pass
-    return DEFAULT_TRAINING_MEMORY
-
-
-def plain(value: Any) -> Any:
-    """Return a value with plain mappings, lists and texts, whatever Ansible has made of them."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return str(value) if isinstance(value, str) else value
+    memory, problems = check_training_memory(inventory.value(host, MEMORY), MEMORY)
+    return DEFAULT_TRAINING_MEMORY if problems else memory
 
 
 def cards_of(inventory: Inventory, host: str) -> tuple[tuple[Card, ...], tuple[CardProblem, ...]]:
     """Return a host's cards and what is wrong with them."""
-    return parse_cards(plain(inventory.value(host, CARDS) or []), training_memory(inventory, host))
+    return parse_cards(inventory.value(host, CARDS) or [], training_memory(inventory, host))
 
 
 def rule_cards(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:

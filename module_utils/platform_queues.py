@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .gpu_partition.cards import has_workers
 from .platform_capacity import QUEUES, check_overrides
 from .platform_problems import THE_INVENTORY, UNRESOLVED, Inventory, Problem, Rule, did_you_mean, given
 
@@ -40,10 +41,8 @@ def alignment(inventory: Inventory, catalogue: Catalogue) -> bool | None:
 
 
 def has_cards(inventory: Inventory, host: str) -> bool:
-    """Return True where a host declares a card that its own workers use: one that is not for virtual machines."""
-    value = inventory.value(host, "gpu_partition_cards")
-    cards = value if isinstance(value, list | tuple) else ()
-    return any(isinstance(card, Mapping) and card.get("backend") != "vgpu" for card in cards)
+    """Return True where a host declares a card that its own workers use."""
+    return has_workers(inventory.value(host, "gpu_partition_cards"))
 
 
 def queues_of(inventory: Inventory, host: str, aligned: bool | None) -> tuple[str, ...] | None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .gpu_partition.cards import DEFAULT_TRAINING_MEMORY
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -128,8 +130,8 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         "dict",
         "Memory of a GPU that one training needs at most, by kind, in MiB: slices are planned and trainings are sent "
         "by these figures. The defaults are CREMMA's: a 1g.5gb has 4864 MiB, a 2g.10gb 9856.",
-        example={"recognition": 4800, "segmentation": 9800},
-        default={"recognition": 4800, "segmentation": 9800},
+        example=dict(DEFAULT_TRAINING_MEMORY),
+        default=dict(DEFAULT_TRAINING_MEMORY),
         has_default=True,
         options={
             "recognition": Variable("recognition", "int", "One training of a recogniser, in MiB.", example=4800),

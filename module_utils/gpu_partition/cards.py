@@ -7,7 +7,7 @@ node from its layout file. All memory is in MiB.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,7 +17,7 @@ from .placement import IllegalLayoutError, describe, reasons_against
 from .workers import KINDS, fitting_trainings, gpu_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 TrainingMemory = Mapping[str, int]
 _Value = TypeVar("_Value")
@@ -198,7 +198,7 @@ class _Reader:
             self.problem("model", "a model of the table for backend mig", "name the model: slices need its profiles")
         if not memory or backend == "mig":
             raise _Unreadable
-        return Model(OTHER, (), memory, 0, 0, {}, "", False, ("the inventory",))  # noqa: FBT003
+        return Model(OTHER, (), memory, 0, 0, {}, "", mode_survives_reboot=False, sources=("the inventory",))
 
     def unknown_keys(self, backend: str) -> None:
         for key in self.raw:
@@ -367,6 +367,13 @@ def check_training_memory(raw: object, path: str) -> tuple[TrainingMemory, tuple
             wanted = "a whole number of MiB from 1"
             problems.append(CardProblem(f"{path}.{kind}", _shown(value), wanted, f"set {kind}, without quotes"))
     return memory, tuple(problems)
+
+
+def has_workers(raw: object) -> bool:
+    """Return True where a list of the inventory has a card that workers use: one that is not for virtual machines."""
+    return isinstance(raw, Sequence) and any(
+        isinstance(card, Mapping) and card.get("backend") != "vgpu" for card in raw
+    )
 
 
 def _twice(cards: Sequence[tuple[str, Card]], training_memory: TrainingMemory) -> Iterator[CardProblem]:

@@ -282,7 +282,7 @@ def _compare(driver: Driver, card: Card, gpu: Gpu, remembered: Sequence[Slice]) 
         )
     complete = Counter(instance.profile for instance in instances if instance.complete)
     if complete == Counter(card.slices) and len(instances) == complete.total():
-        return Change(card, gpu, instances, True, tuple(sorted(map(_slice, instances))))  # noqa: FBT003
+        return Change(card, gpu, instances, mode=True, after=tuple(sorted(map(_slice, instances))))
     # An instance without a compute instance is what a killed run leaves: it only lacks that.
     usable = {
         _slice(instance): instance

@@ -48,7 +48,8 @@ def test_cards(machine: Machine) -> None:
         first, second = driver.gpus()
         assert driver.gpu(first.uuid) == first
         assert driver.versions() == ("535.309.01", "12.2")
-    assert first == Gpu(0, first.uuid, "NVIDIA A100-SXM4-40GB", "0000:17:00.0", 40960, False, False)  # noqa: FBT003
+    a100 = Gpu(0, first.uuid, "NVIDIA A100-SXM4-40GB", "0000:17:00.0", 40960, mig=False, mig_pending=False)
+    assert first == a100
     assert second == Gpu(1, second.uuid, "Quadro RTX 6000", "0001:ca:00.0", 24576)
     assert re.fullmatch(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", first.uuid)
 

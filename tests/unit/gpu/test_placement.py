@@ -285,7 +285,8 @@ def test_reasons_in_words(model: str, counts: dict[str, int], reasons: tuple[str
 
 def odd_model(profiles: Iterable[Profile], slices: int = 8, compute: int = 7) -> Model:
     """Return a card that nobody sells, to try the rule where the sums would allow more than the positions."""
-    return Model("ODD", (), 1000, compute, slices, {profile.name: profile for profile in profiles}, "reset", True, ())  # noqa: FBT003
+    named = {profile.name: profile for profile in profiles}
+    return Model("ODD", (), 1000, compute, slices, named, "reset", mode_survives_reboot=True, sources=())
 
 
 def profile(name: str, compute: int, size: int, limit: int, starts: Iterable[int]) -> Profile:
