@@ -34,6 +34,7 @@ from .platform_problems import (
     quote,
 )
 from .platform_queues import QUEUE_RULES
+from .platform_storage import STORAGE_RULES
 from .platform_variables import ANSIBLE_NAMES, PLATFORM_GROUPS, Catalogue, Variable
 
 # Celery hands a task to another worker when it is not acknowledged within the visibility timeout.
@@ -669,6 +670,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_memory_wanted,
     *QUEUE_RULES,
     *GPU_RULES,
+    *STORAGE_RULES,
     rule_weak_secrets,
     rule_placeholders,
     rule_domain,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # containers of the demo and of the tests (molecule/resources), which a real site does not have.
 FREE_PREFIXES = ("x_", "node_")
 
-PLATFORM_GROUPS = ("frontend", "storage", "compute", "hypervisor", "monitoring")
+PLATFORM_GROUPS = ("frontend", "storage", "compute", "replica", "hypervisor", "monitoring")
 
 # Connection variables of Ansible that sites commonly write; used only to find misspelt ones.
 ANSIBLE_NAMES = (
@@ -148,6 +148,50 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         has_default=True,
     ),
     Variable(
+        "storage_backend",
+        "str",
+        "What carries the shared tree and the backups on the storage host: directory (folders of its file system) or "
+        "zfs (a pool that the role zfs makes, with snapshots and quotas).",
+        example="zfs",
+        choices=("directory", "zfs"),
+        default="directory",
+        has_default=True,
+    ),
+    Variable(
+        "storage_quotas",
+        "dict",
+        "Most space that each dataset may take, snapshots included. Unit: as zfs writes it, binary. Needs "
+        "storage_backend zfs.",
+        example={"media": "30T", "releases": "200G", "backups": "4T"},
+        default={},
+        has_default=True,
+        options={
+            "media": Variable("media", "str", "Images, models and exports.", example="30T"),
+            "releases": Variable("releases", "str", "Built releases.", example="200G"),
+            "backups": Variable("backups", "str", "Backups of the database.", example="4T"),
+        },
+    ),
+    Variable(
+        "storage_snapshots",
+        "dict",
+        "Snapshots that are kept of each dataset, by period. Needs storage_backend zfs. Unset: media 24 hourly, 30 "
+        "daily, 6 monthly; releases 7 daily; backups 14 daily.",
+        example={"media": {"hourly": 24, "daily": 30, "monthly": 6}},
+        options={
+            name: Variable(
+                name,
+                "dict",
+                f"Snapshots of {what}.",
+                example={"hourly": 24, "daily": 30},
+                options={
+                    period: Variable(period, "int", f"Number of {period} snapshots.", example=24)
+                    for period in ("frequently", "hourly", "daily", "weekly", "monthly", "yearly")
+                },
+            )
+            for name, what in (("media", "the media"), ("releases", "the releases"), ("backups", "the backups"))
+        },
+    ),
+    Variable(
         "service_uid",
         "int",
         "Number of the service account on every host.",
@@ -182,6 +226,14 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         "secret_admin_password",
         "str",
         "Password of the first administrator account of the web application.",
+        required=True,
+        secret=True,
+    ),
+    Variable(
+        "secret_backup_passphrase",
+        "str",
+        "Encrypts the backups of the database and the copy of the secrets beside them. Keep a copy outside the "
+        "platform: without it no backup can be read.",
         required=True,
         secret=True,
     ),
