@@ -192,6 +192,15 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         },
     ),
     Variable(
+        "backup_enabled",
+        "bool",
+        "Back up the database to the storage host. false only where the site has backups of another kind, or where the "
+        "two hosts run different releases of Debian: pgBackRest works between equal versions only.",
+        example=True,
+        default=True,
+        has_default=True,
+    ),
+    Variable(
         "service_uid",
         "int",
         "Number of the service account on every host.",

@@ -1,0 +1,223 @@
+#!/usr/bin/python3
+"""Brings back files of the media that were deleted, from snapshots or from a folder. An existing file is never touched.
+
+    recover-files < request.json
+
+Standard input: ``media`` (folder), ``files`` (names below it), ``uid``, ``gid`` (who owns them), ``dry_run``, and where
+to look: ``dataset`` (ZFS, with ``moment``, seconds since 1970) or ``folder`` (a copy of the media). Of several
+snapshots that have a file, the newest that is not younger than the moment is taken, or else the oldest after it. Prints
+the result as JSON: ``{"copied": ..., "bytes": ..., "there": ..., "missing": [...], "sources": {NAME: NUMBER}}``. Runs
+as root, needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    Run = Callable[..., str]
+
+#: What a folder gets whose own mode is not known.
+FOLDER_MODE: Final = 0o755
+
+
+class FilesError(Exception):
+    """The files cannot be brought back; the message says why."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder that holds media as they were: a snapshot of them, or a copy."""
+
+    name: str
+    folder: Path
+
+
+def run(*arguments: str) -> str:
+    """Run a program, answer what it prints.
+
+    Raises:
+        FilesError: it failed.
+
+    """
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd="/")
+    if done.returncode != 0:
+        raise FilesError(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def in_order(listed: str, moment: float) -> list[str]:
+    """Return the names of `zfs list -Hp -o name,creation` in the order in which they are asked for a file."""
+    rows = [(int(created), name.partition("@")[2]) for name, created in map(str.split, listed.splitlines())]
+    before = sorted((row for row in rows if row[0] <= moment), reverse=True)
+    after = sorted(row for row in rows if row[0] > moment)
+    return [name for _, name in before + after]
+
+
+def snapshots(dataset: str, moment: float, run: Run = run) -> list[Source]:
+    """Return the snapshots of a dataset in the order in which they are asked for a file.
+
+    Raises:
+        FilesError: it has no place in the tree.
+
+    """
+    place = run("zfs", "get", "-H", "-o", "value", "mountpoint", dataset).strip()
+    if not place.startswith("/"):
+        raise FilesError(f"{dataset} is not mounted: its mountpoint is {place}")
+    listed = run("zfs", "list", "-Hp", "-t", "snapshot", "-o", "name,creation", "-d", "1", dataset)
+    return [Source(name, Path(place, ".zfs", "snapshot", name)) for name in in_order(listed, moment)]
+
+
+def clean_name(name: str) -> PurePosixPath:
+    """Return the name of a file below the media.
+
+    Raises:
+        FilesError: it leads out of them.
+
+    """
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise FilesError(f"{name!r} is no name of a file below the media folder")
+    return path
+
+
+def look_up(sources: Sequence[Source], name: PurePosixPath) -> tuple[Source, Path] | None:
+    """Return the first source that has a file, and the file there; a link that leads elsewhere is none."""
+    for source in sources:
+        path = source.folder / name
+        with contextlib.suppress(OSError):
+            if stat.S_ISREG(path.lstat().st_mode) and path.resolve().is_relative_to(source.folder.resolve()):
+                return source, path
+    return None
+
+
+@contextlib.contextmanager
+def acting_as(uid: int, gid: int) -> Iterator[None]:
+    """Write as the owner of the media: a link that somebody has put there leads no further than that owner may go."""
+    before = os.geteuid(), os.getegid()
+    if before == (uid, gid):
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(before[0])
+        os.setegid(before[1])
+        os.setgroups(groups)
+
+
+def missing_folders(target: Path, source: Path, media: Path) -> list[tuple[Path, int]]:
+    """Return the folders that a file needs and that are not there, the outermost first, with the modes they had."""
+    found = []
+    while target != media and not target.is_dir():
+        found.append((target, stat.S_IMODE(source.stat().st_mode) if source.is_dir() else FOLDER_MODE))
+        target, source = target.parent, source.parent
+    return found[::-1]
+
+
+def copy_file(source: Path, target: Path, media: Path, owner: tuple[int, int]) -> int:
+    """Copy one file to where there is none; answers its size.
+
+    It gets its name when it is whole, and only if nobody has made one of that name meanwhile.
+    """
+    folders = missing_folders(target.parent, source.parent, media)
+    with source.open("rb") as content, acting_as(*owner):
+        status = os.fstat(content.fileno())
+        for folder, mode in folders:
+            folder.mkdir(exist_ok=True)
+            folder.chmod(mode)
+        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".recover-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                shutil.copyfileobj(content, stream, 1 << 20)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(partial, stat.S_IMODE(status.st_mode) & 0o777)  # noqa: PTH101 - a name, not a path object
+            os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
+            os.link(partial, target)
+        finally:
+            os.unlink(partial)  # noqa: PTH108 - as above
+    return status.st_size
+
+
+def recover(request: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
+    """Copy the files of a request that are not there; answers what was done.
+
+    Raises:
+        FilesError: a file could not be written; those before it are there.
+
+    """
+    media, owner = Path(request["media"]), (int(request["uid"]), int(request["gid"]))
+    result: dict[str, Any] = {"copied": 0, "bytes": 0, "there": 0, "missing": []}
+    counts: Counter[str] = Counter()
+    if not media.is_dir():
+        raise FilesError(f"the media folder {media} is not there")
+    for name in dict.fromkeys(request["files"]):
+        target = media / clean_name(name)
+        if os.path.lexists(target):
+            result["there"] += 1
+            continue
+        found = look_up(sources, clean_name(name))
+        if found is None:
+            result["missing"].append(name)
+            continue
+        source, path = found
+        try:
+            size = path.stat().st_size if request.get("dry_run") else copy_file(path, target, media, owner)
+        except FileExistsError:
+            result["there"] += 1
+            continue
+        except OSError as error:
+            raise FilesError(f"{name}: {error.strerror}; {result['copied']} files before it are there") from error
+        result["copied"] += 1
+        result["bytes"] += size
+        counts[source.name] += 1
+    return result | {"sources": dict(counts)}
+
+
+def sources_of(request: dict[str, Any]) -> list[Source]:
+    """Return where a request wants files to be looked for; nowhere is possible.
+
+    Raises:
+        FilesError: it is not there.
+
+    """
+    if request.get("folder"):
+        folder = Path(request["folder"])
+        if not folder.is_dir():
+            raise FilesError(f"the folder {folder} (recover_files_from) is not there")
+        return [Source(str(folder), folder)]
+    return snapshots(request["dataset"], float(request["moment"])) if request.get("dataset") else []
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    try:
+        request: dict[str, Any] = json.loads(sys.stdin.read())
+        result = recover(request, sources_of(request))
+    except (FilesError, OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

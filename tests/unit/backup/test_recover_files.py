@@ -1,0 +1,141 @@
+"""Files that come back from snapshots: which one is asked, and what is never touched."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from roles.backup_repository.files import recover_files
+from roles.backup_repository.files.recover_files import FilesError, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PAGE = "documents/12/page.png"
+LISTED = "tank/media@b\t200\ntank/media@a\t100\ntank/media@d\t400\ntank/media@c\t300\n"
+
+
+def tree(folder: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        os.utime(path, (1000, 1000))
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def recover(media: Path, sources: list[Source], *names: str, **settings: Any) -> dict[str, Any]:
+    request = {"media": str(media), "files": list(names), "uid": os.geteuid(), "gid": os.getegid()}
+    return recover_files.recover(request | settings, sources)
+
+
+@pytest.mark.parametrize(
+    ("moment", "order"),
+    [(250, "bacd"), (300, "cbad"), (50, "abcd"), (900, "dcba")],
+    ids=["between", "at a snapshot's second", "before all", "after all"],
+)
+def test_snapshots_are_asked_from_the_moment_backwards_and_then_onwards(moment: float, order: str) -> None:
+    assert "".join(recover_files.in_order(LISTED, moment)) == order
+
+
+def test_each_file_comes_from_the_first_snapshot_that_has_it(tmp_path: Path) -> None:
+    media = tree(tmp_path / "media", {"kept.png": "today"})
+    snapshots = {
+        "b": {PAGE: "page of b", "kept.png": "then"},
+        "a": {PAGE: "page of a", "models/x/old.mlmodel": "epoch"},
+        "d": {"late.png": "written after the moment"},
+    }
+    for name, files in snapshots.items():
+        tree(media / ".zfs/snapshot" / name, files)
+    listed = {"list": LISTED, "get": f"{media}\n"}
+    sources = recover_files.snapshots("tank/media", 250, lambda *words: listed[words[1]])
+    (tmp_path / "media/.zfs/snapshot/b/documents/12").chmod(0o750)
+    done = recover(media, sources, PAGE, "models/x/old.mlmodel", "late.png", "kept.png", "never.png", PAGE)
+    assert (media / PAGE).read_text() == "page of b"
+    assert (media / PAGE).stat().st_mtime == 1000
+    assert (media / PAGE).parent.stat().st_mode & 0o777 == 0o750
+    assert (media / "models/x/old.mlmodel").read_text() == "epoch"
+    assert (media / "kept.png").read_text() == "today"
+    assert done == {
+        "copied": 3,
+        "bytes": 9 + 5 + 24,
+        "there": 1,
+        "missing": ["never.png"],
+        "sources": {"b": 1, "a": 1, "d": 1},
+    }
+    assert not list(media.glob("**/.recover-*"))
+
+
+def test_dry_run_writes_nothing(tmp_path: Path) -> None:
+    media, copy = tree(tmp_path / "media", {}), tree(tmp_path / "copy", {PAGE: "page"})
+    done = recover(media, [Source("copy", copy)], PAGE, dry_run=True)
+    assert (done["copied"], done["bytes"]) == (1, 4)
+    assert not any(media.iterdir())
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "documents/../../secret", "", "."])
+def test_names_that_lead_out_of_the_media_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FilesError, match="no name of a file"):
+        recover(tree(tmp_path / "media", {}), [], name)
+
+
+def test_links_in_a_copy_lead_nowhere(tmp_path: Path) -> None:
+    media, copy = tree(tmp_path / "media", {}), tree(tmp_path / "copy", {})
+    secret = tree(tmp_path / "secret", {"key": "k"})
+    (copy / "file").symlink_to(secret / "key")
+    (copy / "folder").symlink_to(secret)
+    done = recover(media, [Source("copy", copy)], "file", "folder/key")
+    assert done["missing"] == ["file", "folder/key"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become the owner of the media")
+def test_files_get_the_owner_of_the_media_and_links_there_lead_no_further_than_the_owner_may_go(tmp_path: Path) -> None:
+    for folder in [tmp_path, *tmp_path.parents]:
+        if folder.owner() == "root" and folder.is_relative_to("/tmp"):  # noqa: S108 - pytest's folders
+            folder.chmod(folder.stat().st_mode | 0o055)
+    media = tree(tmp_path / "media", {})
+    os.chown(media, 2000, 2000)
+    # A copy that only root can read.
+    copy = tree(tmp_path / "copy", {PAGE: "page", "trap/page.png": "page"})
+    copy.chmod(0o700)
+    outside = tree(tmp_path / "outside", {})
+    (media / "trap").symlink_to(outside)
+    sources = [Source("copy", copy)]
+    recover(media, sources, PAGE, uid=2000, gid=2000)
+    for path in (media / PAGE, (media / PAGE).parent):
+        assert (path.stat().st_uid, path.stat().st_gid) == (2000, 2000)
+    with pytest.raises(FilesError, match="Permission denied"):
+        recover(media, sources, "trap/page.png", uid=2000, gid=2000)
+    assert not any(outside.iterdir())
+    assert os.geteuid() == 0
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    media, copy = tree(tmp_path / "media", {}), tree(tmp_path / "copy", {PAGE: "page"})
+
+    def full(*_: Any) -> None:
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(FilesError, match=f"{PAGE}: Disk quota exceeded"):
+        recover(media, [Source("copy", copy)], PAGE)
+    assert not [path for path in media.glob("**/*") if path.is_file()]
+
+
+def test_command_says_what_it_did_or_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    media = tree(tmp_path / "media", {})
+    request = {"media": str(media), "files": [PAGE], "uid": os.geteuid(), "gid": os.getegid()}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request)))
+    assert recover_files.main() == 0
+    assert json.loads(capsys.readouterr().out)["missing"] == [PAGE]
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request | {"folder": "/nowhere"})))
+    assert recover_files.main() == 1
+    assert "the folder /nowhere (recover_files_from) is not there" in capsys.readouterr().err
