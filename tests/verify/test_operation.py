@@ -32,6 +32,7 @@ pytestmark = pytest.mark.scenario("cluster")
 TASKS_PER_HOST = 150
 SKIPPED_PER_HOST = 20
 SECONDS = 60
+SHARED = "/srv/escriptorium"
 
 
 @dataclass(frozen=True)
@@ -226,3 +227,42 @@ def test_compute_host_comes_back_after_a_power_cut(
         database.finished(document, "core.tasks.segment")
     finally:
         connect(other).check_output("systemctl start escriptorium-worker@default.service")
+
+
+def test_a_project_goes_only_when_it_is_named_and_exported(
+    site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    name = "Finished: the 'last' one"
+    document, parts = site.api.document(name, pages=3)
+    site.api.segment(document, parts)
+    database.finished(document, "core.tasks.segment")
+    (row,) = database.rows(f"SELECT project_id FROM core_document WHERE id = {document}")
+    named = f"{row['project_id']}:{name}"
+    frontend = connect(inventory.frontend)
+    media = f"{SHARED}/media/documents/{document}"
+
+    shown = play(inventory, "playbooks/report-space.yml")
+    assert f"{row['project_id']}:Finished" in shown.output
+    assert shown.changed == []
+
+    def reclaim(check: bool = True, **settings: Any) -> PlayRun:
+        return play(inventory, "playbooks/reclaim-space.yml", "--extra-vars", json.dumps(settings), check=check)
+
+    def pages() -> int:
+        return len(database.rows(f"SELECT id FROM core_documentpart WHERE document_id = {document}"))
+
+    assert reclaim(reclaim_project=named).changed == [], "the dry run is the default"
+    wrong = reclaim(check=False, reclaim_project=named, reclaim_confirm=f"{row['project_id']}:Another")
+    assert "refused" in wrong.output
+    assert pages() == 3
+    assert frontend.file(media).is_directory
+
+    removed = reclaim(reclaim_project=named, reclaim_confirm=named)
+    assert any("Export, verify and remove" in task for task in removed.changed)
+    assert pages() == 0
+    assert not frontend.file(media).exists
+    exports = f"{SHARED}/reclaimed"
+    found = frontend.check_output("find %s -name SHA256SUMS", exports).splitlines()
+    assert len(found) == 1
+    frontend.check_output("cd $(dirname %s) && sha256sum --check --quiet SHA256SUMS", found[0])
+    assert frontend.file(exports).mode == 0o700

@@ -59,6 +59,7 @@ class Project(models.Model):
     updated_at = models.DateTimeField(auto_now=True)
     owner = models.ForeignKey(User, null=True, on_delete=models.SET_NULL)
     shared_with_users = models.ManyToManyField(User, blank=True, related_name="shared_projects")
+    shared_with_groups = models.ManyToManyField("auth.Group", blank=True, related_name="shared_projects")
 
     class Meta:
         ordering = ["-updated_at"]
@@ -85,6 +86,8 @@ class Document(models.Model):
     valid_block_types = models.ManyToManyField(BlockType, blank=True, related_name="valid_in")
     valid_line_types = models.ManyToManyField(LineType, blank=True, related_name="valid_in")
     valid_part_types = models.ManyToManyField(DocumentPartType, blank=True, related_name="valid_in")
+    shared_with_users = models.ManyToManyField(User, blank=True, related_name="shared_documents")
+    shared_with_groups = models.ManyToManyField("auth.Group", blank=True, related_name="shared_documents")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -295,13 +298,19 @@ class OcrModel(models.Model):
             },
         )
 
+    def delete_revision(self, revision: str) -> None:
+        """Delete one epoch's file and forget the epoch."""
+        for version in self.versions:
+            if version["revision"] == revision:
+                path = os.path.join(settings.MEDIA_ROOT, version["data"]["file"])
+                if os.path.exists(path):
+                    os.remove(path)
+        self.versions = [version for version in self.versions if version["revision"] != revision]
+
     def flush_history(self) -> None:
         """Delete the epochs' files and forget them; the model's own file stays."""
-        for version in self.versions:
-            path = os.path.join(settings.MEDIA_ROOT, version["data"]["file"])
-            if os.path.exists(path):
-                os.remove(path)
-        self.versions = []
+        for version in self.versions[::-1]:
+            self.delete_revision(version["revision"])
 
 
 class OcrModelDocument(models.Model):
