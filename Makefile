@@ -8,7 +8,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # Python of the control machine. Debian 12's own is right; another one: make venv PYTHON=python3.12
 PYTHON ?= python3
-SCENARIOS := base services single compute cluster
+SCENARIOS := base services single compute cluster backup storage
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -83,7 +83,7 @@ molecule: $(addprefix molecule-,$(SCENARIOS)) ## Run every Molecule scenario
 $(addprefix molecule-,$(SCENARIOS)): molecule-%: venv image stand-in
 	@molecule test --scenario-name $*
 
-molecule-%: ## Run one Molecule scenario: base, services, single, compute or cluster
+molecule-%: ## Run one Molecule scenario: base, services, single, compute, cluster, backup or storage
 	@echo "There is no scenario $*; there are: $(SCENARIOS)" >&2
 	exit 2
 

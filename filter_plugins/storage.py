@@ -9,7 +9,7 @@ import ansible.module_utils
 from ansible.errors import AnsibleFilterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 try:
     from ansible.module_utils.zfs_pool import capacity, declaration, report, sizes
@@ -18,8 +18,9 @@ except ImportError:
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
     from ansible.module_utils.zfs_pool import capacity, declaration, report, sizes
 
-# Properties that zfs shows in bytes, whatever they were written in; 0 stands for none.
-SIZES = frozenset({"quota", "refquota", "reservation", "refreservation", "recordsize", "special_small_blocks"})
+# Properties that zfs shows in bytes, whatever they were written in.
+LIMITS = frozenset({"quota", "refquota", "reservation", "refreservation"})
+SIZES = LIMITS | {"recordsize", "special_small_blocks"}
 
 
 def zfs_arc_max(memory: int, shared: bool = False) -> int:
@@ -28,15 +29,33 @@ def zfs_arc_max(memory: int, shared: bool = False) -> int:
 
 
 def zfs_properties(properties: Mapping[str, Any]) -> dict[str, str]:
-    """Return properties of a dataset as ``zfs get -p`` shows them, so that equal ones are found equal."""
+    """Return properties of a dataset as ``zfs get -p`` shows them, so that equal ones are found equal.
+
+    A limit of none is left out: it is what a dataset has without one, and ``zfs_lifted`` finds those that have one.
+    """
     found: dict[str, str] = {}
     for name, value in properties.items():
+        if name in LIMITS and str(value) == "none":
+            continue
         try:
-            size = 0 if str(value) == "none" else sizes.parse_size(value) if name in SIZES else 0
+            found[name] = str(sizes.parse_size(value)) if name in SIZES else str(value)
         except sizes.SizeError as error:
             raise AnsibleFilterError(f"zfs_properties: {name} {value!r}: {error}") from error
-        found[name] = str(size) if name in SIZES else str(value)
     return found
+
+
+def zfs_lifted(datasets: Sequence[Mapping[str, Any]], pool: str, limits: str) -> list[dict[str, str]]:
+    """Return limits that datasets have and shall have no more.
+
+    ``limits`` is what ``zfs get -H -o name,property`` answers for all limits that are set.
+    """
+    there = {tuple(line.split("\t")) for line in limits.splitlines()}
+    return [
+        {"dataset": f"{pool}/{dataset['name']}", "property": name}
+        for dataset in datasets
+        for name, value in dataset.get("properties", {}).items()
+        if name in LIMITS and str(value) == "none" and (f"{pool}/{dataset['name']}", name) in there
+    ]
 
 
 def zfs_report(raw: Mapping[str, Any], shared: bool = False, ashift: int = capacity.ASHIFT) -> str:
@@ -52,4 +71,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"zfs_arc_max": zfs_arc_max, "zfs_properties": zfs_properties, "zfs_report": zfs_report}
+        return {
+            "zfs_arc_max": zfs_arc_max,
+            "zfs_lifted": zfs_lifted,
+            "zfs_properties": zfs_properties,
+            "zfs_report": zfs_report,
+        }

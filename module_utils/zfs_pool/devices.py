@@ -227,7 +227,9 @@ class Devices:
     @property
     def disks(self) -> tuple[Disk, ...]:
         """Whole disks, by place."""
-        return tuple(sorted((disk for disk in self._by_path.values() if not disk.parent), key=lambda disk: _natural(disk.place)))
+        return tuple(
+            sorted((disk for disk in self._by_path.values() if not disk.parent), key=lambda disk: _natural(disk.place))
+        )
 
     def at(self, name: str) -> Disk | None:
         """Return the disk or partition with this name, whatever kind of name it is; None where it is not there."""

@@ -14,9 +14,18 @@ GIB = 1024**3
 
 
 def test_properties_are_written_as_zfs_shows_them() -> None:
-    wanted = {"recordsize": "1048576", "quota": "32985348833280", "refquota": "0", "atime": "off", "copies": "2"}
+    wanted = {"recordsize": "1048576", "quota": "32985348833280", "atime": "off", "copies": "2"}
     given = {"recordsize": "1M", "quota": "30T", "refquota": "none", "atime": "off", "copies": 2}
     assert FILTERS["zfs_properties"](given) == wanted
+
+
+def test_only_limits_that_are_set_are_lifted() -> None:
+    datasets = [
+        {"name": "media", "properties": {"quota": "none", "refquota": "none"}},
+        {"name": "backups", "properties": {"quota": "1T"}},
+    ]
+    there = "tank/media\tquota\ntank/backups\tquota\ntank/media/own\trefquota"
+    assert FILTERS["zfs_lifted"](datasets, "tank", there) == [{"dataset": "tank/media", "property": "quota"}]
 
 
 def test_a_property_without_a_size_names_itself() -> None:

@@ -121,6 +121,16 @@ def test_names_of_all_kinds_find_a_disk() -> None:
     assert devices.at("/dev/disk/by-id/gone") is None
 
 
+def test_disks_come_in_the_order_of_their_slots() -> None:
+    places = {f"/dev/disk/by-path/pci-0000:00:05.0-scsi-0:0:{slot}:0": f"/dev/sd{slot}" for slot in (10, 2, 1)}
+    disks = parse_lsblk(json.dumps({"blockdevices": [node(path) for path in places.values()]}), places, {})
+    assert [disk.path for disk in Devices(disks, places, lambda _path: ()).disks] == [
+        "/dev/sd1",
+        "/dev/sd2",
+        "/dev/sd10",
+    ]
+
+
 def test_a_label_is_found_wherever_the_disk_is() -> None:
     found = read(node("/dev/sda", children=[node("/dev/sda1", "part")]))
     label = Signature("zfs_member", "tank", "4242", "98")
