@@ -253,9 +253,13 @@ class Site:
         self.domain = str(inventory.value("site_domain"))
         self.address = inventory.address(inventory.frontend)
         self.base = f"https://{self.address}"
-        # A self-signed certificate is trusted as it is met first; the name in it is checked all the same.
         self.certificate = certificate_folder / f"{self.domain}.pem"
+        self.meet()
+
+    def meet(self) -> None:
+        """Trust the self-signed certificate that is there now; the name in it is checked all the same."""
         self.certificate.write_text(ssl.get_server_certificate((self.address, 443)))
+        self.__dict__.pop("api", None)
 
     def session(self) -> requests.Session:
         """Start a new session, not logged in."""
