@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import (
     DONE,
+    JOB_TIMEOUT,
     STARTED,
     Database,
     Inventory,
@@ -235,7 +236,11 @@ def test_a_project_goes_only_when_it_is_named_and_exported(
     name = "Finished: the 'last' one"
     document, parts = site.api.document(name, pages=3)
     site.api.segment(document, parts)
-    database.finished(document, "core.tasks.segment")
+    done = (
+        f"SELECT id FROM reporting_taskreport WHERE document_id = {document} AND method = 'core.tasks.segment' "
+        f"AND workflow_state = {DONE}"
+    )
+    wait_for("the end of all three jobs", lambda: len(database.rows(done)) == len(parts), timeout=JOB_TIMEOUT)
     (row,) = database.rows(f"SELECT project_id FROM core_document WHERE id = {document}")
     named = f"{row['project_id']}:{name}"
     frontend = connect(inventory.frontend)
