@@ -1,0 +1,652 @@
+"""ZFS and NFS of real kernels: what disks, cables, power and full quotas do to files that are being written.
+
+The checks leave the machines as they found them, but for one series of disks, which a pool never gives back.
+`STORAGE_OUTAGE` is the length of the network outage in seconds: 20 by default, 600 in `make acceptance`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+from machines import machines_of
+from support import REPOSITORY, TOOLS, play, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from machines import Machine
+    from support import Inventory
+
+pytestmark = pytest.mark.scenario("storage")
+
+MEDIA: Final = "/srv/escriptorium/media"
+AS_SERVICE: Final = "setpriv --reuid 2000 --regid 2000 --clear-groups"
+PROGRAMS: Final = "/opt/verify"  # of the checks, on the machines
+DISK: Final = "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_"
+OUTAGE: Final = float(os.environ.get("STORAGE_OUTAGE", "20"))
+# Address of a host that no inventory knows at first; it lives in a network namespace of the client.
+STRANGER: Final = "10.213.80.31"
+
+# Writes files as the service does, each synced, and notes its checksum beside them in the client's own file system.
+WRITER: Final = """
+import hashlib, os, sys, time
+folder, count, size, pause = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+os.makedirs(folder, exist_ok=True)
+for number in range(count):
+    data = os.urandom(size)
+    name = f"{folder}/{number:04}"
+    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view):]
+    os.fsync(file)
+    os.close(file)
+    print(f"{hashlib.sha256(data).hexdigest()}  {name}", flush=True)
+    time.sleep(pause)
+"""
+
+# Locks a file and says so; waits for a line on its input, then lets go. `busy` when another has it.
+LOCKER: Final = """
+import fcntl, os, sys, time
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o666)
+try:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError as error:
+    print("busy", flush=True)
+    sys.exit(0)
+print("locked", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@dataclass
+class Guest:
+    """One machine, and what is run in it."""
+
+    machine: Machine
+
+    def run(self, command: str, timeout: float = 120.0) -> str:
+        """Run a command of the shell; answers what it prints."""
+        done = self.machine.ssh(command, timeout=timeout)
+        assert done.returncode == 0, f"{command!r} on {self.machine.name}: {done.returncode} {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def fails(self, command: str, timeout: float = 120.0) -> str:
+        """Run a command that has to fail; answers what it says about it."""
+        done = self.machine.ssh(command, timeout=timeout)
+        assert done.returncode != 0, f"{command!r} went well: {done.stdout}"
+        return done.stdout + done.stderr
+
+    def as_service(self, command: str) -> str:
+        """Run a command with the numbers of the service account."""
+        return self.run(f"{AS_SERVICE} {command}")
+
+    def put(self, path: str, text: str) -> None:
+        """Write a file."""
+        self.run(f"cat >{path} <<'END_OF_FILE'\n{text}\nEND_OF_FILE")
+
+
+@pytest.fixture(scope="module")
+def machines(inventory: Inventory) -> dict[str, Machine]:
+    return machines_of(inventory)
+
+
+@pytest.fixture(scope="module")
+def storage(machines: dict[str, Machine]) -> Guest:
+    guest = Guest(machines["storage"])
+    guest.run(f"mkdir -p {PROGRAMS}")
+    return guest
+
+
+@pytest.fixture(scope="module")
+def client(machines: dict[str, Machine]) -> Guest:
+    guest = Guest(machines["node1"])
+    guest.run(f"mkdir -p {PROGRAMS}")
+    guest.put(f"{PROGRAMS}/writer.py", WRITER)
+    guest.put(f"{PROGRAMS}/locker.py", LOCKER)
+    return guest
+
+
+@pytest.fixture(scope="module")
+def declared(inventory: Inventory) -> dict[str, Any]:
+    """The pool as the inventory declares it, as arguments of the module zfs_pool."""
+    values = inventory.hosts["storage"]
+    return {
+        "name": "tank",
+        "vdevs": values["zfs_vdevs"],
+        "spares": values["zfs_spares"],
+        "cache": values["zfs_cache"],
+        "properties": {"autotrim": "on"},
+    }
+
+
+def zfs_pool(inventory: Inventory, arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
+    """Run the module zfs_pool on the storage host; answers what it returns."""
+    command = [str(TOOLS / "ansible"), "--inventory", str(inventory.folder), "storage", "--one-line"]
+    command += ["--module-name", "zfs_pool", "--args", json.dumps(arguments), *(["--check"] if check else [])]
+    environment = os.environ | {"ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False, capture_output=True, text=True)
+    line = next((line for line in done.stdout.splitlines() if " => " in line), "")
+    assert line, f"no answer of the module: {done.stdout}{done.stderr}"
+    answer: dict[str, Any] = json.loads(line.partition(" => ")[2])
+    assert "refusals" in answer or not line.startswith("storage | FAILED"), answer
+    return answer
+
+
+def pool_status(guest: Guest, pool: str = "tank") -> dict[str, Any]:
+    """Answer `zpool status` of a pool."""
+    told: dict[str, Any] = json.loads(guest.run(f"zpool status -j --json-int {pool}"))["pools"][pool]
+    return told
+
+
+def states(section: dict[str, Any]) -> dict[str, str]:
+    """State of each device of a section of the status, by the serial number in its name, inside spares and series too."""
+    found: dict[str, str] = {}
+    for name, vdev in section.items():
+        if "vdevs" in vdev:
+            found |= states(vdev["vdevs"])
+        else:
+            found[name.removeprefix("scsi-0QEMU_QEMU_HARDDISK_").removesuffix("-part1")] = str(vdev["state"])
+    return found
+
+
+def data_vdevs(guest: Guest, pool: str = "tank") -> dict[str, dict[str, Any]]:
+    """Answer the series of disks that hold the data, by name."""
+    root: dict[str, dict[str, Any]] = pool_status(guest, pool)["vdevs"][pool]["vdevs"]
+    return root
+
+
+def spare_states(guest: Guest) -> dict[str, str]:
+    """State of each spare: AVAIL or INUSE."""
+    return states(pool_status(guest)["spares"])
+
+
+def is_well(guest: Guest) -> bool:
+    """Answer True once the pool has all its disks, repairs nothing and all spares wait."""
+    told = pool_status(guest)
+    whole = told["state"] == "ONLINE" and set(states(told["vdevs"]).values()) == {"ONLINE"}
+    return (
+        whole
+        and set(states(told["spares"]).values()) == {"AVAIL"}
+        and "scanning" not in str(told.get("scan_stats", "")).lower()
+    )
+
+
+class Writing:
+    """A client that writes files while something happens; each is compared in the end, byte by byte."""
+
+    def __init__(self, client: Guest, storage: Guest, name: str, *, count: int, size: int, pause: float) -> None:
+        self.client, self.storage, self.name, self.count = client, storage, name, count
+        self.folder = f"{MEDIA}/{name}"
+        self.sums = f"{PROGRAMS}/{name}.sums"
+        client.run(
+            f"rm -rf {self.folder} {self.sums}; systemd-run --quiet --collect --unit=write-{name} "
+            f"--property=StandardOutput=truncate:{self.sums} --property=StandardError=journal "
+            f"{AS_SERVICE} python3 {PROGRAMS}/writer.py {self.folder} {count} {size} {pause}"
+        )
+
+    def written(self) -> int:
+        """Answer how many files are done."""
+        return int(self.client.run(f"cat {self.sums} 2>/dev/null | wc -l"))
+
+    def await_written(self, number: int, timeout: float = 120.0) -> None:
+        """Wait until so many files are done."""
+        wait_for(f"{number} files of {self.name}", lambda: self.written() >= number, timeout=timeout)
+
+    def is_running(self) -> bool:
+        """Answer True while the client writes."""
+        return self.client.machine.ssh(f"systemctl is-active write-{self.name}").stdout.strip() == "active"
+
+    def check(self) -> None:
+        """Wait for the last file, and read all again: from the server by the client, and from the disks by the server."""
+        wait_for(f"the end of {self.name}", lambda: not self.is_running(), timeout=300)
+        assert self.written() == self.count, self.client.run(f"journalctl --no-pager --unit=write-{self.name}")
+        sums = self.client.run(f"cat {self.sums}")
+        self.client.run("echo 3 >/proc/sys/vm/drop_caches")
+        self.client.run(f"sha256sum --check --quiet {self.sums}", timeout=300)
+        self.storage.put(self.sums, sums)
+        self.storage.run(f"sha256sum --check --quiet {self.sums}", timeout=300)
+        self.storage.run("zpool scrub -w tank", timeout=300)
+        told = pool_status(self.storage)
+        assert told["error_count"] == 0, told
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove what was written."""
+        self.client.run(
+            f"systemctl stop write-{self.name} 2>/dev/null; rm -f {self.sums}; {AS_SERVICE} rm -rf {self.folder}"
+        )
+
+
+@pytest.fixture
+def writing(client: Guest, storage: Guest, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Start a client that writes; stopped and cleaned up after the test."""
+    started: list[Writing] = []
+
+    def start(count: int, size: int = 1 << 20, pause: float = 0.3) -> Writing:
+        name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40]
+        started.append(Writing(client, storage, name, count=count, size=size, pause=pause))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.remove()
+
+
+# ---- the pool as it was declared -------------------------------------------------------------------------------------
+
+
+def test_pool_is_what_the_inventory_says(storage: Guest) -> None:
+    told = pool_status(storage)
+    assert told["state"] == "ONLINE"
+    series = list(data_vdevs(storage).values())
+    assert [vdev["name"].partition("-")[0] for vdev in series[:2]] == ["raidz2", "raidz2"]
+    assert [set(states(vdev["vdevs"])) for vdev in series[:2]] == [{"a1", "a2", "a3", "a4"}, {"b1", "b2", "b3", "b4"}]
+    assert states(told["spares"]) == {"spare1": "AVAIL", "spare2": "AVAIL"}
+    assert states(told["l2cache"]) == {"cache1": "ONLINE", "cache2": "ONLINE"}
+    assert storage.run("zpool get -H -o value autotrim,ashift tank").split() == ["on", "12"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "mountpoint", "recordsize", "quota"),
+    [
+        ("escriptorium", "/srv/escriptorium", "128K", "none"),
+        ("escriptorium/media", MEDIA, "1M", "128M"),
+        ("escriptorium/releases", "/srv/escriptorium/releases", "128K", "none"),
+        ("backups", "/srv/escriptorium-backups", "128K", "none"),
+    ],
+)
+def test_datasets(storage: Guest, dataset: str, mountpoint: str, recordsize: str, quota: str) -> None:
+    asked = "mountpoint,recordsize,quota,compression,atime,mounted"
+    told = storage.run(f"zfs get -H -o value {asked} tank/{dataset}").split()
+    assert told == [mountpoint, recordsize, quota, "lz4", "off", "yes"]
+
+
+def test_read_cache_is_bounded(storage: Guest) -> None:
+    assert storage.run("cat /sys/module/zfs/parameters/zfs_arc_max") == str(512 << 20)
+
+
+def test_pool_is_watched_and_read_whole_from_time_to_time(storage: Guest) -> None:
+    assert (
+        storage.run("systemctl is-active zfs-zed.service zfs-scrub-monthly@tank.timer sanoid.timer").split()
+        == ["active"] * 3
+    )
+
+
+def test_plan_says_what_the_pool_holds(storage: Guest, inventory: Inventory) -> None:
+    """`make plan` contacts no host and is within 1 % of what zfs shows."""
+    report = play(inventory, "playbooks/plan.yml", "--limit", "storage").output
+    said = re.search(r"space: .*\(([\d.]+) GiB\)", report)
+    assert said is not None, report
+    shown = sum(int(word) for word in storage.run("zfs list -Hp -o used,available tank").split())
+    if len(data_vdevs(storage)) == 2:  # one more since the pool was grown
+        assert abs(float(said.group(1)) * 2**30 - shown) < 0.01 * shown
+
+
+def test_second_run_changes_nothing(inventory: Inventory, declared: dict[str, Any]) -> None:
+    answer = zfs_pool(inventory, declared)
+    assert (answer["changed"], answer["steps"]) == (False, [])
+
+
+# ---- the tree on the client ------------------------------------------------------------------------------------------
+
+
+def test_client_mounts_the_tree_with_its_datasets(client: Guest) -> None:
+    options = client.run("findmnt --noheadings --output OPTIONS --types nfs4 --mountpoint /srv/escriptorium")
+    assert {"vers=4.2", "hard", "nconnect=4"} <= set(options.split(","))
+    # The quota of the dataset shows through: it is no folder of the dataset above.
+    assert (
+        int(client.run(f"stat --file-system --format '%S*%b/1048576' {MEDIA} | xargs -I x sh -c 'echo $((x))'")) <= 128
+    )
+
+
+def test_root_of_a_client_is_nobody(client: Guest, storage: Guest) -> None:
+    client.fails(f"touch {MEDIA}/of-root")
+    client.as_service(f"touch {MEDIA}/of-service")
+    assert storage.run(f"stat --format %u:%g {MEDIA}/of-service") == "2000:2000"
+    client.as_service(f"rm {MEDIA}/of-service")
+
+
+def test_backups_are_not_exported(client: Guest, storage: Guest) -> None:
+    assert "backups" not in storage.run("exportfs -s")
+    client.run("mkdir -p /mnt/backups")
+    client.fails("timeout 60 mount -t nfs4 -o vers=4.2,retry=0 10.213.80.11:/srv/escriptorium-backups /mnt/backups")
+
+
+# ---- what the module refuses -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def used_disks(storage: Guest) -> Iterator[None]:
+    """c1 has a partition table, c2 the label of a pool that is exported, c3 swap space."""
+    clean = (
+        f"zpool labelclear -f {DISK}c2-part1 2>/dev/null; for disk in c1 c2 c3; do sgdisk --zap-all {DISK}$disk >/dev/null 2>&1; "
+        f"wipefs --quiet --all {DISK}$disk; done; udevadm settle"
+    )
+    storage.run(clean)
+    storage.run(f"sgdisk --new 1:0:0 {DISK}c1 >/dev/null && mkswap {DISK}c3 >/dev/null")
+    storage.run(f"zpool create -O mountpoint=none elsewhere {DISK}c2 && zpool export elsewhere && udevadm settle")
+    yield
+    storage.run(clean)
+
+
+def starts_of_disks(storage: Guest) -> str:
+    """Checksums of the first part of the disks for growth."""
+    return storage.run(f"for disk in c1 c2 c3 c4; do head -c 16777216 {DISK}$disk | sha256sum; done")
+
+
+@pytest.mark.usefixtures("used_disks")
+def test_disks_that_carry_anything_are_refused_all_at_once(
+    inventory: Inventory, declared: dict[str, Any], storage: Guest
+) -> None:
+    before = (starts_of_disks(storage), states(pool_status(storage)["vdevs"]))
+    disks = [f"{DISK}{serial}" for serial in ("c1", "c2", "c3", "not-there")]
+    answer = zfs_pool(inventory, declared | {"vdevs": [*declared["vdevs"], {"type": "raidz2", "disks": disks}]})
+    told = "\n".join(f"{refusal['path']} {refusal['found']} {refusal['mend']}" for refusal in answer["refusals"])
+    assert len(answer["refusals"]) == 4, told
+    for word in ("partition", "elsewhere", "swap", "not-there"):
+        assert word in told, f"{word}: {told}"
+    assert (starts_of_disks(storage), states(pool_status(storage)["vdevs"])) == before
+
+
+def test_disk_of_another_size_is_refused(inventory: Inventory, declared: dict[str, Any], storage: Guest) -> None:
+    disks = [f"{DISK}{serial}" for serial in ("c1", "c2", "c3", "c4")]
+    grown = [*declared["vdevs"], {"type": "raidz2", "disks": disks, "size": "1TB"}]
+    answer = zfs_pool(inventory, declared | {"vdevs": grown})
+    assert {refusal["path"].partition(".")[0] for refusal in answer["refusals"]}
+    assert all("c" in str(refusal) for refusal in answer["refusals"])
+    assert len(data_vdevs(storage)) in {2, 3}
+
+
+def test_series_of_another_redundancy_is_refused(inventory: Inventory, declared: dict[str, Any]) -> None:
+    disks = [f"{DISK}{serial}" for serial in ("c1", "c2", "c3", "c4")]
+    answer = zfs_pool(inventory, declared | {"vdevs": [*declared["vdevs"], {"type": "raidz1", "disks": disks}]})
+    assert any("raidz1" in str(refusal) for refusal in answer["refusals"])
+
+
+# ---- names of devices ------------------------------------------------------------------------------------------------
+
+
+def test_pool_under_other_device_names_is_the_same(
+    inventory: Inventory, declared: dict[str, Any], storage: Guest
+) -> None:
+    """As after a move to another controller: by-path names in place of by-id names."""
+    storage.run("systemctl stop nfs-server.service && zpool export tank")
+    try:
+        storage.run("zpool import -d /dev/disk/by-path tank")
+        names = states(pool_status(storage)["vdevs"])
+        assert all(name.startswith("pci-") for name in names), names
+        answer = zfs_pool(inventory, declared)
+        assert (answer["changed"], answer["drift"]) == (False, [])
+        storage.run("zpool export tank")
+    finally:
+        storage.run(
+            "zpool list tank >/dev/null 2>&1 || zpool import -d /dev/disk/by-id tank; systemctl start nfs-server.service"
+        )
+    assert zfs_pool(inventory, declared)["changed"] is False
+
+
+def test_exported_pool_is_imported(inventory: Inventory, declared: dict[str, Any], storage: Guest) -> None:
+    storage.run("systemctl stop nfs-server.service && zpool export tank")
+    try:
+        asked = zfs_pool(inventory, declared, check=True)
+        assert [step[:2] for step in asked["steps"]] == [["zpool", "import"]]
+        assert zfs_pool(inventory, declared)["changed"] is True
+    finally:
+        storage.run("systemctl start nfs-server.service")
+    assert pool_status(storage)["state"] == "ONLINE"
+    assert storage.run(f"findmnt --noheadings --output SOURCE --mountpoint {MEDIA}") == "tank/escriptorium/media"
+
+
+# ---- disks, cables, power --------------------------------------------------------------------------------------------
+
+
+def test_disks_fail_during_writes(writing: Any, storage: Guest) -> None:
+    """Two disks of one series go one after the other: spares take over, no byte is lost, and a person is told."""
+    storage.run("rm -rf /var/mail-out")
+    files = writing(60)
+    files.await_written(3)
+    try:
+        for number, serial in enumerate(("a1", "a2"), start=1):
+            storage.machine.pull(serial)
+            wait_for(
+                f"a spare for {serial}",
+                lambda wanted=number: list(spare_states(storage).values()).count("INUSE") == wanted,  # type: ignore[misc]
+                timeout=120,
+            )
+            done = files.written()
+            files.await_written(done + 2)
+        wait_for(
+            "a mail about it", lambda: "tank" in storage.run("cat /var/mail-out/* 2>/dev/null || true"), timeout=60
+        )
+        letter = storage.run("cat /var/mail-out/*")
+        assert "admin@storage.test" in letter
+        assert "DEGRADED" in letter or "REMOVED" in letter
+        files.check()
+    finally:
+        for serial in ("a1", "a2"):
+            if serial in storage.machine.pulled():
+                storage.machine.plug(serial)
+        storage.run("udevadm settle; sleep 5; zpool clear tank")
+    wait_for("both disks to be back and the spares to be free", lambda: is_well(storage), timeout=180, pause=3)
+
+
+def replace_disk(inventory: Inventory, storage: Guest, wanted: dict[str, Any]) -> None:
+    """Do what the drift of a declaration says, as docs/storage.md does, and wait for the end of the repair."""
+    answer = zfs_pool(inventory, wanted)
+    assert answer["changed"] is False, "a disk is never replaced without a person"
+    commands = [str(drift["command"]) for drift in answer["drift"]]
+    assert len(commands) == 1, answer["drift"]
+    assert commands[0].startswith("zpool replace tank "), commands
+    storage.run(commands[0])
+    wait_for("the new disk to be filled and the spare to be free", lambda: is_well(storage), timeout=180, pause=3)
+    again = zfs_pool(inventory, wanted)
+    assert (again["changed"], again["drift"]) == (False, [])
+
+
+def test_disk_is_replaced_by_another(inventory: Inventory, declared: dict[str, Any], storage: Guest) -> None:
+    """The steps of docs/storage.md, for a disk that a spare stands in for."""
+    renamed = json.loads(json.dumps(declared).replace("HARDDISK_b4", "HARDDISK_spare3"))
+    storage.machine.pull("b4")
+    try:
+        wait_for("a spare for b4", lambda: "INUSE" in spare_states(storage).values(), timeout=120)
+        replace_disk(inventory, storage, renamed)
+    finally:
+        storage.machine.plug("b4", blank=True)
+        storage.run("udevadm settle")
+    # And back: the disk that works is replaced as well.
+    replace_disk(inventory, storage, declared)
+    storage.run(
+        f"zpool labelclear -f {DISK}spare3-part1 2>/dev/null; sgdisk --zap-all {DISK}spare3 >/dev/null; udevadm settle"
+    )
+
+
+def test_storage_host_loses_its_power_during_writes(writing: Any, storage: Guest, client: Guest) -> None:
+    files = writing(40)
+    files.await_written(5)
+    storage.machine.power_off()
+    time.sleep(5)
+    assert files.is_running(), "the client waits; it does not fail"
+    done = files.written()
+    storage.machine.boot()
+    storage.machine.await_ssh()
+    assert storage.run(f"findmnt --noheadings --output SOURCE --mountpoint {MEDIA}") == "tank/escriptorium/media"
+    files.await_written(done + 2, timeout=180)
+    files.check()
+    assert client.run("findmnt --noheadings --types nfs4 --mountpoint /srv/escriptorium")
+
+
+def test_network_is_cut_during_writes(writing: Any, storage: Guest) -> None:
+    files = writing(25)
+    files.await_written(3)
+    storage.machine.cable(plugged=False)
+    try:
+        time.sleep(OUTAGE)
+        assert files.is_running(), "the client waits; it does not fail"
+        stuck = files.written()
+    finally:
+        storage.machine.cable(plugged=True)
+    files.await_written(stuck + 2, timeout=180)
+    files.check()
+
+
+def test_full_quota_is_told_and_harms_nothing(writing: Any, storage: Guest, client: Guest) -> None:
+    files = writing(5, pause=0)
+    wait_for("the files before", lambda: not files.is_running())
+    said = client.fails(
+        f"{AS_SERVICE} dd if=/dev/urandom of={MEDIA}/too-much bs=1M count=200 conv=fsync 2>&1 >/dev/null",
+        timeout=240,
+    )
+    assert re.search("quota exceeded|No space left", said), said
+    # Full to the brim, and what was there is whole.
+    assert int(storage.run("zfs list -Hp -o available tank/escriptorium/media")) < 8 << 20
+    client.run("echo 3 >/proc/sys/vm/drop_caches")
+    client.run(f"sha256sum --check --quiet {files.sums}")
+    client.as_service(f"rm {MEDIA}/too-much")
+    # The space comes back with the next transaction group, and other datasets never lost any.
+    wait_for(
+        "space", lambda: int(storage.run("zfs list -Hp -o available tank/escriptorium/media")) > 64 << 20, timeout=60
+    )
+    client.as_service(f"dd if=/dev/urandom of={MEDIA}/again bs=1M count=5 conv=fsync status=none")
+    client.as_service(f"rm {MEDIA}/again")
+    files.check()
+
+
+# ---- who may mount ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def second_client(client: Guest) -> Iterator[str]:
+    """Another host of the private network, in a network namespace of the client; answers how to run commands in it.
+
+    It has a host name of its own: a server knows NFS clients by it.
+    """
+    client.run("ip netns add stranger && ip link add link eth1 name far0 type macvlan mode bridge")
+    client.run(
+        f"ip link set far0 netns stranger && ip -n stranger address add {STRANGER}/24 dev far0 "
+        "&& ip -n stranger link set far0 up && ip -n stranger link set lo up && mkdir -p /mnt/stranger"
+    )
+    # A process holds the namespaces: of the network, the host name and the mounts.
+    client.run(
+        "systemd-run --quiet --unit=stranger ip netns exec stranger unshare --uts "
+        "sh -c 'hostname stranger && echo $$ >/run/stranger.pid && exec sleep 3600' "
+        "&& until [ -s /run/stranger.pid ]; do sleep 0.2; done"
+    )
+    try:
+        yield 'nsenter --target "$(cat /run/stranger.pid)" --net --uts --mount '
+    finally:
+        client.run(
+            'nsenter --target "$(cat /run/stranger.pid)" --net --uts --mount umount -f /mnt/stranger 2>/dev/null; '
+            "systemctl stop stranger; rm /run/stranger.pid; ip netns delete stranger"
+        )
+
+
+def test_only_hosts_of_the_inventory_mount(
+    writing: Any, storage: Guest, client: Guest, inventory: Inventory, tmp_path: Path
+) -> None:
+    """A host that is added can mount after one run, while an open file of another goes on; both see each other's locks."""
+    mount = (
+        f"timeout 60 mount -t nfs4 -o vers=4.2,retry=0 {inventory.address('storage')}:/srv/escriptorium /mnt/stranger"
+    )
+    more = tmp_path / "more.yml"
+    more.write_text(
+        json.dumps({"compute": {"hosts": {"node2": {"private_address": STRANGER, "ansible_host": STRANGER}}}}),
+        encoding="utf-8",
+    )
+    server = storage.run("systemctl show --property=InvocationID nfs-server.service")
+    with second_client(client) as inside:
+        assert "denied" in client.fails(inside + mount) or "No such file" in client.fails(inside + mount)
+        files = writing(200, size=1 << 16, pause=0.5)
+        files.await_written(1)
+        try:
+            run = play(inventory, "playbooks/deploy-storage.yml", "--inventory", str(more), "--limit", "storage")
+            assert run.stats["storage"]["changed"] <= 3, run.changed
+            client.run(inside + mount)
+            lock = f"{MEDIA}/lock"
+            locked = f"{AS_SERVICE} python3 {PROGRAMS}/locker.py"
+            client.run(f"systemd-run --quiet --unit=hold-lock sh -c '{locked} {lock} 60'")
+            wait_for(
+                "the lock",
+                lambda: "locked" in client.run("journalctl --quiet --output=cat --unit=hold-lock"),
+                timeout=60,
+            )
+            assert client.run(f"{inside} {locked} /mnt/stranger/media/lock 0") == "busy"
+            client.run("systemctl stop hold-lock")
+            assert client.run(f"{inside} {locked} /mnt/stranger/media/lock 0") == "locked"
+        finally:
+            client.run(f"systemctl stop hold-lock 2>/dev/null; rm -f {MEDIA}/lock; true")
+            play(inventory, "playbooks/deploy-storage.yml", "--limit", "storage")
+        files.check()
+    assert storage.run("systemctl show --property=InvocationID nfs-server.service") == server, "never restarted"
+
+
+# ---- snapshots and copies --------------------------------------------------------------------------------------------
+
+
+def test_snapshots_are_taken_and_bring_a_file_back(storage: Guest, client: Guest) -> None:
+    client.as_service(f"sh -c 'echo text >{MEDIA}/page.txt'")
+    storage.run(
+        "sanoid --take-snapshots --force-update --verbose >/dev/null; zfs snapshot tank/escriptorium/media@verify"
+    )
+    try:
+        taken = storage.run("zfs list -H -t snapshot -o name tank/escriptorium/media").split()
+        assert any("autosnap" in name and name.endswith("hourly") for name in taken), taken
+        client.as_service(f"rm {MEDIA}/page.txt")
+        assert storage.run(f"cat {MEDIA}/.zfs/snapshot/verify/page.txt") == "text"
+    finally:
+        storage.run("zfs destroy tank/escriptorium/media@verify")
+
+
+def test_second_storage_server_gets_a_copy(storage: Guest, client: Guest) -> None:
+    client.run("systemctl start zfs-replica.service", timeout=300)
+    asked = "zfs list -H -t snapshot -o guid -s guid"
+    own = storage.run(f"{asked} tank/escriptorium/media").split()
+    copied = client.run(f"{asked} copies/replica/escriptorium/media").split()
+    assert copied
+    assert set(copied) <= set(own)
+    assert client.run("zfs get -H -o value mounted copies/replica/escriptorium/media") == "no"
+
+
+# ---- growth: last, since a series of disks stays for ever -----------------------------------------------------------
+
+
+def test_pool_grows(inventory: Inventory, declared: dict[str, Any], storage: Guest) -> None:
+    if len(data_vdevs(storage)) > 2:
+        pytest.skip("the pool was grown by an earlier run")
+    disks = [f"{DISK}{serial}" for serial in ("c1", "c2", "c3", "c4")]
+    wanted = declared | {
+        "vdevs": [*declared["vdevs"], {"type": "raidz2", "size": "512M", "disks": disks}],
+        "spares": [*declared["spares"], f"{DISK}spare3"],
+        "cache": declared["cache"][:1],
+        "log": [{"type": "mirror", "disks": [f"{DISK}log1", f"{DISK}log2"]}],
+        "properties": {"autotrim": "off"},
+    }
+    before = storage.run("zpool status -P tank")
+    asked = zfs_pool(inventory, wanted, check=True)
+    assert len(asked["steps"]) >= 4
+    assert storage.run("zpool status -P tank") == before, "a dry run changes nothing"
+    assert zfs_pool(inventory, wanted)["changed"] is True
+    told = pool_status(storage)
+    assert set(states(list(data_vdevs(storage).values())[2]["vdevs"])) == {"c1", "c2", "c3", "c4"}
+    assert set(states(told["spares"])) == {"spare1", "spare2", "spare3"}
+    assert set(states(told["l2cache"])) == {"cache1"}
+    assert set(states(told["logs"])) == {"log1", "log2"}
+    assert storage.run("zpool get -H -o value autotrim tank") == "off"
+    assert zfs_pool(inventory, wanted)["changed"] is False
+    # Back, but for the series: that it cannot be taken out is said, and nothing else is done about it.
+    answer = zfs_pool(inventory, declared)
+    assert any("raidz2" in str(drift) for drift in answer["drift"]), answer["drift"]
+    told = pool_status(storage)
+    assert set(states(told["spares"])) == {"spare1", "spare2"}
+    assert set(states(told["l2cache"])) == {"cache1", "cache2"}
+    assert not told.get("logs")
+    assert len(data_vdevs(storage)) == 3
