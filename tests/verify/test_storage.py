@@ -33,6 +33,7 @@ AS_SERVICE: Final = "setpriv --reuid 2000 --regid 2000 --clear-groups"
 PROGRAMS: Final = "/opt/verify"  # of the checks, on the machines
 DISK: Final = "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_"
 OUTAGE: Final = float(os.environ.get("STORAGE_OUTAGE", "20"))
+EXPORTS: Final = "/etc/exports.d/escriptorium.exports"
 # Address of a host that no inventory knows at first; it lives in a network namespace of the client.
 STRANGER: Final = "10.213.80.31"
 
@@ -149,7 +150,7 @@ def pool_status(guest: Guest, pool: str = "tank") -> dict[str, Any]:
 
 
 def states(section: dict[str, Any]) -> dict[str, str]:
-    """State of each device of a section of the status, by the serial number in its name, inside spares and series too."""
+    """State of each device of a section of the status, by its serial number, inside spares and series too."""
     found: dict[str, str] = {}
     for name, vdev in section.items():
         if "vdevs" in vdev:
@@ -165,9 +166,9 @@ def data_vdevs(guest: Guest, pool: str = "tank") -> dict[str, dict[str, Any]]:
     return root
 
 
-def spare_states(guest: Guest) -> dict[str, str]:
-    """State of each spare: AVAIL or INUSE."""
-    return states(pool_status(guest)["spares"])
+def spares_in_use(guest: Guest) -> int:
+    """How many spares stand in for another disk."""
+    return list(states(pool_status(guest)["spares"]).values()).count("INUSE")
 
 
 def is_well(guest: Guest) -> bool:
@@ -189,7 +190,7 @@ class Writing:
         self.folder = f"{MEDIA}/{name}"
         self.sums = f"{PROGRAMS}/{name}.sums"
         client.run(
-            f"rm -rf {self.folder} {self.sums}; systemd-run --quiet --collect --unit=write-{name} "
+            f"rm -f {self.sums}; systemd-run --quiet --collect --unit=write-{name} "
             f"--property=StandardOutput=truncate:{self.sums} --property=StandardError=journal "
             f"{AS_SERVICE} python3 {PROGRAMS}/writer.py {self.folder} {count} {size} {pause}"
         )
@@ -207,7 +208,7 @@ class Writing:
         return self.client.machine.ssh(f"systemctl is-active write-{self.name}").stdout.strip() == "active"
 
     def check(self) -> None:
-        """Wait for the last file, and read all again: from the server by the client, and from the disks by the server."""
+        """Wait for the last file, and read all again: by the client from the server, by the server from its disks."""
         wait_for(f"the end of {self.name}", lambda: not self.is_running(), timeout=300)
         assert self.written() == self.count, self.client.run(f"journalctl --no-pager --unit=write-{self.name}")
         sums = self.client.run(f"cat {self.sums}")
@@ -329,8 +330,8 @@ def test_backups_are_not_exported(client: Guest, storage: Guest) -> None:
 def used_disks(storage: Guest) -> Iterator[None]:
     """c1 has a partition table, c2 the label of a pool that is exported, c3 swap space."""
     clean = (
-        f"zpool labelclear -f {DISK}c2-part1 2>/dev/null; for disk in c1 c2 c3; do sgdisk --zap-all {DISK}$disk >/dev/null 2>&1; "
-        f"wipefs --quiet --all {DISK}$disk; done; udevadm settle"
+        f"zpool labelclear -f {DISK}c2-part1 2>/dev/null; for disk in c1 c2 c3; do "
+        f"sgdisk --zap-all {DISK}$disk >/dev/null 2>&1; wipefs --quiet --all {DISK}$disk; done; udevadm settle"
     )
     storage.run(clean)
     storage.run(f"sgdisk --new 1:0:0 {DISK}c1 >/dev/null && mkswap {DISK}c3 >/dev/null")
@@ -389,9 +390,8 @@ def test_pool_under_other_device_names_is_the_same(
         assert (answer["changed"], answer["drift"]) == (False, [])
         storage.run("zpool export tank")
     finally:
-        storage.run(
-            "zpool list tank >/dev/null 2>&1 || zpool import -d /dev/disk/by-id tank; systemctl start nfs-server.service"
-        )
+        storage.run("zpool list tank >/dev/null 2>&1 || zpool import -d /dev/disk/by-id tank")
+        storage.run("systemctl start nfs-server.service")
     assert zfs_pool(inventory, declared)["changed"] is False
 
 
@@ -420,7 +420,7 @@ def test_disks_fail_during_writes(writing: Any, storage: Guest) -> None:
             storage.machine.pull(serial)
             wait_for(
                 f"a spare for {serial}",
-                lambda wanted=number: list(spare_states(storage).values()).count("INUSE") == wanted,  # type: ignore[misc]
+                lambda wanted=number: spares_in_use(storage) == wanted,  # type: ignore[misc]
                 timeout=120,
             )
             done = files.written()
@@ -458,7 +458,7 @@ def test_disk_is_replaced_by_another(inventory: Inventory, declared: dict[str, A
     renamed = json.loads(json.dumps(declared).replace("HARDDISK_b4", "HARDDISK_spare3"))
     storage.machine.pull("b4")
     try:
-        wait_for("a spare for b4", lambda: "INUSE" in spare_states(storage).values(), timeout=120)
+        wait_for("a spare for b4", lambda: spares_in_use(storage) == 1, timeout=120)
         replace_disk(inventory, storage, renamed)
     finally:
         storage.machine.plug("b4", blank=True)
@@ -537,23 +537,22 @@ def second_client(client: Guest) -> Iterator[str]:
     )
     # A process holds the namespaces: of the network, the host name and the mounts.
     client.run(
-        "systemd-run --quiet --unit=stranger ip netns exec stranger unshare --uts "
-        "sh -c 'hostname stranger && echo $$ >/run/stranger.pid && exec sleep 3600' "
-        "&& until [ -s /run/stranger.pid ]; do sleep 0.2; done"
+        "systemd-run --quiet --collect --unit=stranger ip netns exec stranger unshare --uts "
+        "sh -c 'hostname stranger && exec sleep 3600'; sleep 1"
     )
+    inside = 'nsenter --target "$(systemctl show --property=MainPID --value stranger)" --net --uts --mount '
     try:
-        yield 'nsenter --target "$(cat /run/stranger.pid)" --net --uts --mount '
+        yield inside
     finally:
         client.run(
-            'nsenter --target "$(cat /run/stranger.pid)" --net --uts --mount umount -f /mnt/stranger 2>/dev/null; '
-            "systemctl stop stranger; rm /run/stranger.pid; ip netns delete stranger"
+            f"{inside} umount -f -l /mnt/stranger 2>/dev/null; systemctl stop stranger; ip netns delete stranger"
         )
 
 
 def test_only_hosts_of_the_inventory_mount(
     writing: Any, storage: Guest, client: Guest, inventory: Inventory, tmp_path: Path
 ) -> None:
-    """A host that is added can mount after one run, while an open file of another goes on; both see each other's locks."""
+    """A host that is added can mount after one run, while another writes; both see each other's locks."""
     mount = (
         f"timeout 60 mount -t nfs4 -o vers=4.2,retry=0 {inventory.address('storage')}:/srv/escriptorium /mnt/stranger"
     )
@@ -562,7 +561,7 @@ def test_only_hosts_of_the_inventory_mount(
         json.dumps({"compute": {"hosts": {"node2": {"private_address": STRANGER, "ansible_host": STRANGER}}}}),
         encoding="utf-8",
     )
-    server = storage.run("systemctl show --property=InvocationID nfs-server.service")
+    server = storage.run(f"cp {EXPORTS} {PROGRAMS}/exports; systemctl show --property=InvocationID nfs-server.service")
     with second_client(client) as inside:
         assert "denied" in client.fails(inside + mount) or "No such file" in client.fails(inside + mount)
         files = writing(200, size=1 << 16, pause=0.5)
@@ -583,8 +582,8 @@ def test_only_hosts_of_the_inventory_mount(
             client.run("systemctl stop hold-lock")
             assert client.run(f"{inside} {locked} /mnt/stranger/media/lock 0") == "locked"
         finally:
-            client.run(f"systemctl stop hold-lock 2>/dev/null; rm -f {MEDIA}/lock; true")
-            play(inventory, "playbooks/deploy-storage.yml", "--limit", "storage")
+            client.run(f"systemctl stop hold-lock 2>/dev/null; {AS_SERVICE} rm -f {MEDIA}/lock")
+            storage.run(f"cp {PROGRAMS}/exports {EXPORTS} && exportfs -ra")
         files.check()
     assert storage.run("systemctl show --property=InvocationID nfs-server.service") == server, "never restarted"
 
@@ -642,9 +641,14 @@ def test_pool_grows(inventory: Inventory, declared: dict[str, Any], storage: Gue
     assert set(states(told["logs"])) == {"log1", "log2"}
     assert storage.run("zpool get -H -o value autotrim tank") == "off"
     assert zfs_pool(inventory, wanted)["changed"] is False
-    # Back, but for the series: that it cannot be taken out is said, and nothing else is done about it.
+    # Back, but for the series. A disk that was in a pool is taken again only when a person has wiped it.
+    refusals = zfs_pool(inventory, declared)["refusals"]
+    assert [refusal["path"] for refusal in refusals] == ["zfs_cache[1]"]
+    wipe = re.search(r"wipefs --all .*", str(refusals[0]["mend"]))
+    assert wipe is not None, refusals
+    storage.run(wipe.group())
     answer = zfs_pool(inventory, declared)
-    assert any("raidz2" in str(drift) for drift in answer["drift"]), answer["drift"]
+    assert any("raidz2-2" in str(drift) for drift in answer["drift"]), answer["drift"]
     told = pool_status(storage)
     assert set(states(told["spares"])) == {"spare1", "spare2"}
     assert set(states(told["l2cache"])) == {"cache1", "cache2"}

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,17 +262,18 @@ class Machine:
             (self.folder / stale).unlink(missing_ok=True)
         with (self.folder / "qemu.log").open("wb") as log:
             # Detached: it outlives the program that starts it.
-            process = subprocess.Popen(
-                self._command(image, accelerators(image)),
+            subprocess.run(
+                ["setsid", "--fork", *self._command(image, accelerators(image))],
                 cwd=self.folder,
+                check=True,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
+        started = time.monotonic()
 
         def answers() -> bool:
-            if process.poll() is not None:
+            if self.process() is None and time.monotonic() > started + 5:
                 text = (self.folder / "qemu.log").read_text(encoding="utf-8", errors="replace")
                 raise MachineError(f"{self.name} does not start: {text.strip()}")
             return (self.folder / "qmp.sock").exists()
