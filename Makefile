@@ -8,9 +8,9 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # Python of the control machine. Debian 12's own is right; another one: make venv PYTHON=python3.12
 PYTHON ?= python3
-SCENARIOS := base services single compute cluster backup
-# Virtual machines in software: half an hour, and not yet part of `make test`.
-LONG_SCENARIOS := storage
+SCENARIOS := base services single compute backup cluster
+# Scenarios of virtual machines.
+MACHINE_SCENARIOS := storage
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -79,19 +79,22 @@ unit: venv ## Run the unit tests
 	@pytest tests/unit
 
 .PHONY: molecule
-molecule: $(addprefix molecule-,$(SCENARIOS)) ## Run every Molecule scenario
+molecule: $(addprefix molecule-,$(SCENARIOS) $(MACHINE_SCENARIOS)) ## Run every Molecule scenario
 
-.PHONY: $(addprefix molecule-,$(SCENARIOS) $(LONG_SCENARIOS))
-$(addprefix molecule-,$(SCENARIOS) $(LONG_SCENARIOS)): molecule-%: venv image stand-in
+.PHONY: $(addprefix molecule-,$(SCENARIOS) $(MACHINE_SCENARIOS))
+$(addprefix molecule-,$(SCENARIOS)): molecule-%: venv image stand-in
+	@molecule test --scenario-name $*
+
+$(addprefix molecule-,$(MACHINE_SCENARIOS)): molecule-%: venv
 	@molecule test --scenario-name $*
 
 molecule-%: ## Run one Molecule scenario: base, services, single, compute, cluster, backup or storage
-	@echo "There is no scenario $*; there are: $(SCENARIOS) $(LONG_SCENARIOS)" >&2
+	@echo "There is no scenario $*; there are: $(SCENARIOS) $(MACHINE_SCENARIOS)" >&2
 	exit 2
 
 .PHONY: test
 test: venv ## Run lint, unit tests and every scenario, as CI does
-	@tests/run-all $(SCENARIOS)
+	@tests/run-all $(SCENARIOS) $(MACHINE_SCENARIOS)
 
 .PHONY: acceptance
 acceptance: venv image ## Deploy the real eScriptorium (ESCRIPTORIUM_REPO=...) and work with it
