@@ -47,10 +47,18 @@ def running_jobs(active: Mapping[str, Sequence[Mapping[str, Any]]], now: float) 
     return sorted(jobs, key=lambda job: (-job.seconds, job.worker, job.id))
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 40 s, 12 min, 3 h 5 min."""
+    minutes = int(seconds) // 60
+    if minutes == 0:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def explain(jobs: Sequence[Job], waiting: Mapping[str, int]) -> str:
     """Return the state as lines for a person."""
     lines = [f"{len(jobs)} running"]
-    lines += [f"  {job.worker}  {job.task}  for {job.seconds:.0f} s  ({job.id})" for job in jobs]
+    lines += [f"  {job.worker}  {job.task}  for {duration(job.seconds)}  ({job.id})" for job in jobs]
     lines.append("waiting: " + (", ".join(f"{queue} {count}" for queue, count in waiting.items() if count) or "none"))
     return "\n".join(lines)
 
