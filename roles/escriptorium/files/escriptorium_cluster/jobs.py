@@ -49,10 +49,10 @@ def running_jobs(active: Mapping[str, Sequence[Mapping[str, Any]]], now: float) 
 
 def duration(seconds: float) -> str:
     """Return a time as people say it: 40 s, 12 min, 3 h 5 min."""
-    minutes = int(seconds) // 60
-    if minutes == 0:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    hours, minutes = divmod(int(seconds) // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def explain(jobs: Sequence[Job], waiting: Mapping[str, int]) -> str:
