@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 DEFAULT_VISIBILITY_TIMEOUT = 604800
 #: How often one job may be started before it is given up (a job that kills its worker by memory would loop for ever).
 DEFAULT_TASK_MAX_STARTS = 3
+#: Seconds of silence after which a worker counts as dead and its jobs go to others.
+DEFAULT_LEASE_SECONDS = 900
+#: Seconds after which a job that the database knows and no message is given up.
+DEFAULT_ORPHAN_SECONDS = 300
 #: Seconds that jobs wait in a queue before a worker of another queue helps out.
 DEFAULT_OVERFLOW_SECONDS = 10
 #: Trainings of segmenters, which need more memory of a GPU than others. eScriptorium itself has one queue for all.
@@ -80,6 +84,7 @@ class ClusterConfig:
     static_root: str
     broker: BrokerConfig
     task_max_starts: int
+    lease_seconds: int
     overflow_queues: tuple[str, ...]
     overflow_seconds: int
     upload_max_mib: int
@@ -95,6 +100,20 @@ class ClusterConfig:
     email_security: str
     iiif_quality: str
     log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReaperConfig:
+    """What the reaper has to know: broker, database, and its times in seconds."""
+
+    broker: BrokerConfig
+    lease_seconds: int
+    orphan_seconds: int
+    sql_host: str
+    sql_port: int
+    sql_name: str
+    sql_user: str
+    sql_password: str = field(repr=False)
 
 
 def redis_url(host: str, port: int, password: str, database: int) -> str:
@@ -205,6 +224,10 @@ def _read_broker(read: _Reader) -> BrokerConfig:
     )
 
 
+def _read_lease_seconds(read: _Reader) -> int:
+    return read.integer("CLUSTER_LEASE_SECONDS", DEFAULT_LEASE_SECONDS, 5, 86400)
+
+
 def load_broker(environment: Mapping[str, str]) -> BrokerConfig:
     """Return the part of the configuration that names Redis.
 
@@ -215,6 +238,27 @@ def load_broker(environment: Mapping[str, str]) -> BrokerConfig:
     if read.problems:
         raise ConfigError(read.problems)
     return broker
+
+
+def load_reaper(environment: Mapping[str, str]) -> ReaperConfig:
+    """Return what the reaper has to know.
+
+    :raises ConfigError: naming every missing or wrong variable.
+    """
+    read = _Reader(environment)
+    config = ReaperConfig(
+        broker=_read_broker(read),
+        lease_seconds=_read_lease_seconds(read),
+        orphan_seconds=read.integer("CLUSTER_ORPHAN_SECONDS", DEFAULT_ORPHAN_SECONDS, 5, 86400),
+        sql_host=read.text("SQL_HOST"),
+        sql_port=read.integer("SQL_PORT", 5432, 1, 65535),
+        sql_name=read.text("POSTGRES_DB"),
+        sql_user=read.text("POSTGRES_USER"),
+        sql_password=read.text("POSTGRES_PASSWORD", secret=True),
+    )
+    if read.problems:
+        raise ConfigError(read.problems)
+    return config
 
 
 def load_config(environment: Mapping[str, str]) -> ClusterConfig:
@@ -234,6 +278,7 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         static_root=read.directory("CLUSTER_STATIC_ROOT"),
         broker=_read_broker(read),
         task_max_starts=read.integer("CLUSTER_TASK_MAX_STARTS", DEFAULT_TASK_MAX_STARTS, 1, 100),
+        lease_seconds=_read_lease_seconds(read),
         overflow_queues=overflow_queues if overflow_seconds >= 0 else (),
         overflow_seconds=overflow_seconds,
         upload_max_mib=read.integer("CLUSTER_UPLOAD_MAX_MIB", 150, 1, 102400),

@@ -10,6 +10,8 @@ Measured with Celery 5.3.6 and kombu 5.3.7, Redis stopped for four seconds while
 
 Here the running jobs stay known, their messages go over to the new connection, and the garbage is collected before
 anything is polled.
+
+It also takes the worker's lease (see ``lease``), and notes each message under it before its job can begin.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import Any
 from celery import bootsteps
 from celery.worker import consumer as celery_consumer
 from celery.worker import state
+
+from escriptorium_cluster import lease
 
 
 class Adoption(bootsteps.StartStopStep):
@@ -54,12 +58,31 @@ class Consumer(celery_consumer.Consumer):
         #: Messages of the lost connection that were not acknowledged, by their tags.
         self.unfinished: dict[str, Any] = {}
         super().__init__(*arguments, **options)
+        from django.conf import settings
+
+        self.lease = lease.install(self.app, self.hostname, settings.CLUSTER_LEASE_SECONDS)
 
     def connect(self) -> Any:
         """Connect, and dispose of what vain attempts have left while nothing is polled yet."""
         connection = super().connect()
         gc.collect()
+        # Before the messages of running jobs go over to it: those of a dead lease belong to others.
+        self.lease.check()
         return connection
+
+    def create_task_handler(self, *arguments: Any, **options: Any) -> Any:
+        """Begin only those jobs that do not run under another lease."""
+        begin = super().create_task_handler(*arguments, **options)
+
+        def received(message: Any) -> None:
+            headers = message.headers
+            if self.lease.take(message.delivery_tag, headers.get("task", ""), headers.get("id", "")):
+                begin(message)
+            else:
+                # The message stays unacknowledged in the broker; the lease puts it back. Here it counts no more.
+                self.task_consumer.channel.qos._delivered.pop(message.delivery_tag, None)  # noqa: SLF001
+
+        return received
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Note what was not acknowledged, before the connection is thrown away."""

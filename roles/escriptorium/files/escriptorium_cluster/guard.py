@@ -67,6 +67,7 @@ def before_start(task: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[s
     from django.conf import settings
     from django.core.cache import cache
 
+    _note_running(task_id)
     try:
         starts = count_start(
             cache,
@@ -85,6 +86,29 @@ def before_start(task: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[s
     except Exception:
         # A job must not fail because it could not be counted.
         logger.warning("could not count the start of job %s", task_id, exc_info=True)
+
+
+def after_return(task: Any, status: str, retval: Any, task_id: str, *_: Any) -> None:
+    """Celery's hook, called in the worker's child after the job, however it ended."""
+    from escriptorium_cluster import lease
+
+    if lease.current is not None:
+        try:
+            lease.current.release(task_id)
+        except Exception:
+            # The main process does it with its next renewal.
+            logger.debug("could not note the end of job %s", task_id, exc_info=True)
+
+
+def _note_running(task_id: str) -> None:
+    """Note that this job runs under this worker's lease: no other worker begins it meanwhile."""
+    from escriptorium_cluster import lease
+
+    if lease.current is not None:
+        try:
+            lease.current.claim(task_id)
+        except Exception:
+            logger.warning("could not note that job %s runs", task_id, exc_info=True)
 
 
 def _clear_traces(name: str, kwargs: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from escriptorium import settings as upstream
 from kombu import Queue
 
 from escriptorium_cluster.config import LARGE_QUEUE, load_config
-from escriptorium_cluster.guard import before_start
+from escriptorium_cluster.guard import after_return, before_start
 
 # The same as a star import, but explicit about what a setting is.
 globals().update({name: value for name, value in vars(upstream).items() if name.isupper()})
@@ -94,10 +94,14 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 # Not by the routes below: upstream charges GPU time to the tasks whose route is exactly {"queue": "gpu"}. A task's own
 # queue goes before its route.
 CELERY_TASK_ANNOTATIONS: dict[str, dict[str, Any]] = {
-    "*": {"before_start": before_start},
+    "*": {"before_start": before_start, "after_return": after_return},
     "core.tasks.segtrain": {"queue": LARGE_QUEUE},
 }
 CLUSTER_TASK_MAX_STARTS = _config.task_max_starts
+# Seconds of silence after which a worker counts as dead: see lease.py.
+CLUSTER_LEASE_SECONDS = _config.lease_seconds
+# Upstream's cleanup_ghost_tasks takes a job without a result's entry for crashed: after a day, by default.
+CELERY_RESULT_EXPIRES = _config.broker.visibility_timeout
 # Queues in which this process helps out, if it is a worker that has been told so: see overflow.py.
 CLUSTER_OVERFLOW_QUEUES = _config.overflow_queues
 CLUSTER_OVERFLOW_SECONDS = _config.overflow_seconds

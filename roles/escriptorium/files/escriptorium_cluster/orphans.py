@@ -1,0 +1,78 @@
+"""Ends jobs that no message knows any more, in the database. Needs Django; ``reaper`` finds out which they are."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.db import transaction
+
+from escriptorium_cluster.guard import IMPORT, TRAININGS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+#: What the user reads in the job's report.
+REASON = "given up: the message queue lost this job (it was emptied, or lost its last data). Please start it again."
+
+
+def mark(jobs: Sequence[str], models: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Mark jobs as failed and models as not in training; returns those that were changed.
+
+    :param jobs: task ids.
+    :param models: primary keys of models that count as in training.
+    """
+    failed = [job for job in jobs if _fail(job)]
+    freed = [model for model in models if _free(model)]
+    return failed, freed
+
+
+def _fail(job: str) -> bool:
+    """Mark the unfinished reports of one job as failed, and what it worked on as free; returns whether there were."""
+    reports = apps.get_model("reporting", "TaskReport")
+    unfinished = (reports.WORKFLOW_STATE_QUEUED, reports.WORKFLOW_STATE_STARTED)
+    with transaction.atomic():
+        # Locked: one that ends at this very moment stays as it ended.
+        found = list(reports.objects.select_for_update().filter(task_id=job, workflow_state__in=unfinished))
+        for report in found:
+            report.error(REASON)
+            if report.method in TRAININGS and report.ocr_model_id:
+                _free(report.ocr_model_id)
+            elif report.method == IMPORT:
+                _fail_import(report)
+    for user in {report.user for report in found}:
+        _tell(user)
+    return bool(found)
+
+
+def _free(model: int) -> bool:
+    updated = apps.get_model("core", "OcrModel").objects.filter(pk=model, training=True).update(training=False)
+    return bool(updated)
+
+
+def _fail_import(report: Any) -> None:
+    """Mark the import of a report as failed. One that has not begun does not name its report."""
+    imports = apps.get_model("imports", "DocumentImport")
+    found = imports.objects.filter(report=report, workflow_state=imports.WORKFLOW_STATE_STARTED)
+    if not report.started_at:
+        found = imports.objects.filter(
+            document=report.document,
+            started_by=report.user,
+            report=None,
+            workflow_state=imports.WORKFLOW_STATE_CREATED,
+            started_on__lte=report.queued_at,
+        ).order_by("-started_on")[:1]
+    for job in found:
+        job.workflow_state = imports.WORKFLOW_STATE_ERROR
+        job.error_message = REASON
+        job.save()
+
+
+def _tell(user: Any) -> None:
+    try:
+        user.notify(REASON, id="job-lost", level="danger")
+    except Exception:  # the channels' broker may be away; the report says it as well
+        logger.warning("could not tell %s about a lost job", user, exc_info=True)
