@@ -1,10 +1,12 @@
 """Says which workers of a host have not ended, and what they still do. Needs no Django.
 
     python -m escriptorium_cluster.drain --node compute1
+    python -m escriptorium_cluster.drain --node compute1 --fail "stopped for a new fan"
 
-Prints one JSON line: ``left``, names of the units; ``lines``, the same with their jobs for a person; ``key``, which is
-another one when anything but the time has changed. A broker that does not answer leaves the jobs out and is no error:
-the units are what counts.
+The first prints one JSON line: ``left``, names of the units; ``lines``, the same with their jobs for a person; ``key``,
+which is another one when anything but the time has changed. A broker that does not answer leaves the jobs out and is no
+error: the units are what counts. The second marks the jobs of workers that were killed as failed, for the reason given,
+takes them out of the queue, and prints a line for each.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import re
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from escriptorium_cluster.config import ConfigError, load_broker
 from escriptorium_cluster.jobs import Job, duration, read_jobs
+from escriptorium_cluster.lease import ANSWER_SECONDS, NOTES, UNACKED, UNACKED_INDEX, host_of, parse_note
+from escriptorium_cluster.reaper import mark_with_django
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,21 +48,51 @@ def describe(units: Mapping[str, str], jobs: Sequence[Job]) -> list[str]:
     return lines or ["no worker runs"]
 
 
+def give_up(redis: Any, node: str, reason: str) -> list[Job]:
+    """Mark the jobs that the workers of a host hold as failed, and drop their messages; returns these jobs.
+
+    Meant for workers whose processes are gone: one that lives would go on.
+    """
+    own = []
+    for tag, text in redis.hgetall(NOTES).items():
+        note = parse_note(text.decode())
+        if note is None or host_of(note.node) != node:
+            continue
+        with redis.pipeline() as transaction:
+            held, *_ = transaction.hdel(UNACKED, tag).zrem(UNACKED_INDEX, tag).hdel(NOTES, tag).execute()
+        if held:
+            own.append(Job(note.node, note.task, note.id, max(0.0, time.time() - note.since)))
+    mark_with_django([job.id for job in own], [], reason)
+    return own
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="escriptorium_cluster.drain", description="Show what is left on a host.")
     parser.add_argument("--node", required=True, help="name of this host in the names of its workers")
+    parser.add_argument("--fail", metavar="REASON", help="mark the jobs of killed workers as failed, for users to read")
     options = parser.parse_args(arguments)
     try:
         broker = load_broker(os.environ)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
+
+    from redis import Redis, RedisError
+
+    redis = Redis.from_url(broker.url(0), socket_connect_timeout=ANSWER_SECONDS, socket_timeout=ANSWER_SECONDS)
+    if options.fail:
+        for job in give_up(redis, options.node, options.fail):
+            print(f"{job.worker}: {job.task} after {duration(job.seconds)} ({job.id})")
+        return 0
     listed = subprocess.run(["/usr/local/lib/escriptorium/show-units"], check=True, capture_output=True, text=True)
     units = units_left(listed.stdout, options.node)
-    jobs, trouble = read_jobs(broker, time.time()) if units else ([], "")
-    own = [job for job in jobs if job.worker in units]
-    lines = describe(units, own) + ([f"the broker does not answer: {trouble}"] if trouble else [])
+    trouble = []
+    try:
+        own = [job for job in read_jobs(redis, time.time()) if job.worker in units]
+    except RedisError as error:
+        own, trouble = [], [f"the broker does not answer: {error}"]
+    lines = describe(units, own) + trouble
     key = [f"{worker} {state}" for worker, state in sorted(units.items())] + sorted(job.id for job in own)
     print(json.dumps({"left": sorted(units), "lines": lines, "key": key}))
     return 0

@@ -16,12 +16,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from escriptorium_cluster.config import QUEUES, ConfigError, load_broker
+from escriptorium_cluster.lease import ANSWER_SECONDS, NOTES, UNACKED, parse_note
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-#: Seconds that the workers have for their answer.
-ANSWER_SECONDS = 3.0
+    from collections.abc import Collection, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +32,22 @@ class Job:
     seconds: float
 
 
-def running_jobs(active: Mapping[str, Sequence[Mapping[str, Any]]], now: float) -> list[Job]:
-    """Return the jobs of an answer to Celery's ``inspect active``, the oldest first.
+def held_jobs(notes: Mapping[str, str], unacknowledged: Collection[str], now: float) -> list[Job]:
+    """Return the jobs that workers hold, the oldest first: also those of workers that answer no question any more.
 
-    :param now: seconds since 1970; Celery reports the start of a job in the same unit.
+    :param notes: what workers note about each message they fetch, by its delivery tag (see ``lease``).
+    :param unacknowledged: delivery tags of the messages whose jobs have not ended.
+    :param now: seconds since 1970.
     """
-    jobs = [
-        Job(worker, job["name"], job["id"], round(max(0.0, now - float(job.get("time_start") or now)), 1))
-        for worker, answers in active.items()
-        for job in answers
-    ]
+    held = [note for tag, text in notes.items() if tag in unacknowledged and (note := parse_note(text))]
+    jobs = [Job(note.node, note.task, note.id, round(max(0.0, now - note.since), 1)) for note in held]
     return sorted(jobs, key=lambda job: (-job.seconds, job.worker, job.id))
+
+
+def read_jobs(redis: Any, now: float) -> list[Job]:
+    """Ask the broker for the jobs that workers hold."""
+    notes = {tag.decode(): text.decode() for tag, text in redis.hgetall(NOTES).items()}
+    return held_jobs(notes, {tag.decode() for tag in redis.hkeys(UNACKED)}, now)
 
 
 def duration(seconds: float) -> str:
@@ -74,19 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
 
-    from celery import Celery
     from redis import Redis, RedisError
 
-    app = Celery("escriptorium_cluster.jobs", broker=broker.url(0), set_as_current=False)
-    app.conf.update(broker_transport_options=broker.transport_options(), broker_connection_timeout=ANSWER_SECONDS)
     redis = Redis.from_url(broker.url(0), socket_connect_timeout=ANSWER_SECONDS, socket_timeout=ANSWER_SECONDS)
     try:
         waiting = {queue: int(redis.llen(queue)) for queue in QUEUES}
-        active = app.control.inspect(timeout=ANSWER_SECONDS).active() or {}
+        jobs = read_jobs(redis, time.time())
     except RedisError as error:
         print(f"the broker does not answer: {error}", file=sys.stderr)
         return 1
-    jobs = running_jobs(active, time.time())
     if options.json:
         print(json.dumps({"running": [asdict(job) for job in jobs], "waiting": waiting}))
     else:

@@ -19,18 +19,19 @@ logger = logging.getLogger(__name__)
 REASON = "given up: the message queue lost this job (it was emptied, or lost its last data). Please start it again."
 
 
-def mark(jobs: Sequence[str], models: Sequence[int]) -> tuple[list[str], list[int]]:
+def mark(jobs: Sequence[str], models: Sequence[int], reason: str = REASON) -> tuple[list[str], list[int]]:
     """Mark jobs as failed and models as not in training; returns those that were changed.
 
     :param jobs: task ids.
     :param models: primary keys of models that count as in training.
+    :param reason: what users read.
     """
-    failed = [job for job in jobs if _fail(job)]
+    failed = [job for job in jobs if _fail(job, reason)]
     freed = [model for model in models if _free(model)]
     return failed, freed
 
 
-def _fail(job: str) -> bool:
+def _fail(job: str, reason: str) -> bool:
     """Mark the unfinished reports of one job as failed, and what it worked on as free; returns whether there were."""
     reports = apps.get_model("reporting", "TaskReport")
     unfinished = (reports.WORKFLOW_STATE_QUEUED, reports.WORKFLOW_STATE_STARTED)
@@ -38,13 +39,13 @@ def _fail(job: str) -> bool:
         # Locked: one that ends at this very moment stays as it ended.
         found = list(reports.objects.select_for_update().filter(task_id=job, workflow_state__in=unfinished))
         for report in found:
-            report.error(REASON)
+            report.error(reason)
             if report.method in TRAININGS and report.ocr_model_id:
                 _free(report.ocr_model_id)
             elif report.method == IMPORT:
-                _fail_import(report)
+                _fail_import(report, reason)
     for user in {report.user for report in found}:
-        _tell(user)
+        _tell(user, reason)
     return bool(found)
 
 
@@ -53,7 +54,7 @@ def _free(model: int) -> bool:
     return bool(updated)
 
 
-def _fail_import(report: Any) -> None:
+def _fail_import(report: Any, reason: str) -> None:
     """Mark the import of a report as failed. One that has not begun does not name its report."""
     imports = apps.get_model("imports", "DocumentImport")
     found = imports.objects.filter(report=report, workflow_state=imports.WORKFLOW_STATE_STARTED)
@@ -67,12 +68,12 @@ def _fail_import(report: Any) -> None:
         ).order_by("-started_on")[:1]
     for job in found:
         job.workflow_state = imports.WORKFLOW_STATE_ERROR
-        job.error_message = REASON
+        job.error_message = reason
         job.save()
 
 
-def _tell(user: Any) -> None:
+def _tell(user: Any, reason: str) -> None:
     try:
-        user.notify(REASON, id="job-lost", level="danger")
+        user.notify(reason, id="job-lost", level="danger")
     except Exception:  # the channels' broker may be away; the report says it as well
         logger.warning("could not tell %s about a lost job", user, exc_info=True)

@@ -409,7 +409,7 @@ def pending_in_database(config: ReaperConfig) -> Pending:
     return Pending(jobs, models)
 
 
-def mark_with_django(jobs: Sequence[str], models: Sequence[int]) -> tuple[list[str], list[int]]:
+def mark_with_django(jobs: Sequence[str], models: Sequence[int], reason: str = "") -> tuple[list[str], list[int]]:
     """Mark orphans; loads eScriptorium, if it is not loaded yet."""
     import django
     from django.apps import apps
@@ -418,7 +418,7 @@ def mark_with_django(jobs: Sequence[str], models: Sequence[int]) -> tuple[list[s
         django.setup()
     from escriptorium_cluster.orphans import mark
 
-    return mark(jobs, models)
+    return mark(jobs, models, reason) if reason else mark(jobs, models)
 
 
 def run(redis: Any, config: ReaperConfig) -> Report:
