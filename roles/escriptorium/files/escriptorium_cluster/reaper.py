@@ -246,9 +246,7 @@ class Report:
         lines = [f"{self.living} workers live"]
         lines += [f"{node} is silent for {seconds:.0f} s" for node, seconds in sorted(self.silent.items())]
         lines += [f"{node} was declared dead" for node in self.dead]
-        lines += [
-            f"{job.id} ({job.task}) of {job.node} waits again in {', '.join(job.queues)}" for job in self.restored
-        ]
+        lines += [f"{job.id} ({job.task}) of {job.node} waits again: {', '.join(job.queues)}" for job in self.restored]
         lines += [f"{job}: no message knows this job, it is marked as failed" for job in self.failed_jobs]
         lines += [f"model {model} is not in training any more" for model in self.freed_models]
         if self.trouble:
