@@ -60,7 +60,7 @@ def fates(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         seen.append(status)
         raise SystemExit(status)
 
-    monkeypatch.setattr(module.os, "_exit", leave)
+    monkeypatch.setattr(os, "_exit", leave)
     return seen
 
 
@@ -110,7 +110,7 @@ def test_a_renewal_in_time_halts_nothing() -> None:
     ids=["lives", "ended", "its number was given again", "rebooted", "another machine", "another worker"],
 )
 def test_a_successor_knows_whether_its_predecessor_is_gone(
-    former: dict[str, str], ticks: int | None, gone: bool
+    former: dict[str, Any], ticks: int | None, gone: bool
 ) -> None:
     assert surely_gone(replace(HOLDER, **former), HOLDER, lambda _: ticks) is gone
 
@@ -217,7 +217,7 @@ def test_an_orderly_end_gives_the_lease_up_once_and_only_in_its_own_process(
     own = lease(broker)
     own.take("t1", "core.tasks.train", "id-1")
     with monkeypatch.context() as child:
-        child.setattr(module.os, "getpid", lambda: 1)
+        child.setattr(os, "getpid", lambda: 1)
         own.end()
     assert len(broker.asked) == 1
     own.end()
