@@ -321,3 +321,116 @@ def test_the_management_command_does_the_same(site: Bench) -> None:
     done = site.python("manage.py", "reap_jobs", "--dead", "nobody")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["dead"] == []
+
+
+#: A message as kombu keeps it, and the steps of its life that are hard to bring about with workers.
+STEPS = """
+import json, os
+from escriptorium_cluster import lease, reaper
+from escriptorium_cluster.config import load_broker
+from redis import Redis
+
+redis = Redis.from_url(load_broker(os.environ).url(0))
+redis.flushdb()
+message = {
+    "body": "W10=", "headers": {"id": "job", "errbacks": [], "timelimit": [None, None], "kwargsrepr": "{'a': 1.0}"},
+    "properties": {"delivery_tag": "tag", "priority": 0, "delivery_info": {"exchange": "gpu", "routing_key": "gpu"}},
+}
+redis.sadd("_kombu.binding.gpu", reaper.SEPARATOR.join(("gpu", "", "gpu")))
+
+def holder(node):
+    return lease.Holder(node, "machine", "boot", 1, 1, 0.0)
+
+def worker(node):
+    made = lease.Lease(redis, holder(node), 900, reaper.give_back)
+    made.check()
+    return made
+
+def fetch():
+    redis.zadd("unacked_index", {"tag": 1})
+    redis.hset("unacked", "tag", json.dumps([message, "gpu", "gpu"]))
+
+def acknowledge():
+    redis.zrem("unacked_index", "tag")
+    redis.hdel("unacked", "tag")
+
+def waiting():
+    return [json.loads(text) for text in redis.lrange("gpu", 0, -1)]
+
+def look(times=1, seconds=30):
+    # As if the last run had been some time ago.
+    for _ in range(times):
+        now = reaper.moment(redis)
+        state = reaper.parse_state((redis.get("state") or b"").decode())
+        state = reaper.State(now.time - seconds, now.instance, state.leases, state.orphans)
+        report, seen = reaper.reap_leases(redis, state, reaper.Moment(now.time, now.instance, 9999), 90)
+        redis.set("state", reaper.dump_state(reaper.State(now.time, now.instance, seen)))
+        if report.restored or report.dead:
+            return report
+    return report
+"""
+
+
+def test_a_message_goes_back_once_as_it_was_and_only_if_it_is_still_held(site: Bench) -> None:
+    done = site.python(
+        "-c",
+        STEPS
+        + """
+first, second = worker("gpu0@a"), worker("gpu0@b")
+fetch()
+assert first.take("tag", "core.tasks.train", "job")
+note = redis.hget(lease.NOTES, "tag").decode()
+
+# Its lease is known, nobody renews it: three looks of a third of its time.
+assert look(3).dead == []
+report = look(1)
+assert sorted(report.dead) == ["gpu0@a", "gpu0@b"], report
+assert [(job.node, job.queues) for job in report.restored] == [("gpu0@a", ("gpu",))], report
+assert reaper.redelivered(message) == waiting()[0] and len(waiting()) == 1
+assert redis.hlen("unacked") == redis.zcard("unacked_index") == redis.hlen(lease.NOTES) == 0
+assert reaper.give_back(redis, "tag", note) == ()
+assert look(5).restored == [] and len(waiting()) == 1
+
+# Another worker holds it: what the former one knows about it counts no more.
+third = worker("gpu0@c")
+redis.delete("gpu")
+fetch()
+assert third.take("tag", "core.tasks.train", "job")
+assert reaper.give_back(redis, "tag", note) == ()
+assert redis.hlen("unacked") == 1
+
+# Redis lost its last second, the note and the lease with it: the next renewal brings both back.
+redis.delete(lease.NOTES, lease.LEASES, lease.RENEWED)
+third.check()
+assert redis.hlen(lease.NOTES) == redis.hlen(lease.LEASES) == 1
+
+# The lease alone was lost, and its worker with it.
+redis.delete(lease.LEASES, lease.RENEWED)
+assert look(3).restored == []
+assert [job.node for job in look(1).restored] == ["gpu0@c"]
+
+# It was acknowledged: the note goes, and nothing else happens.
+fourth = worker("gpu0@d")
+redis.delete("gpu")
+fetch()
+fourth.take("tag", "core.tasks.train", "job")
+fourth.claim("job")
+acknowledge()
+fourth.check()
+assert redis.hlen(lease.NOTES) == redis.hlen(lease.RUNNING) == 0
+
+# A message without a note is left alone: a worker of an older version holds it.
+fetch()
+redis.delete(lease.NOTES)
+report = look(6)
+assert (report.restored, report.unclaimed, redis.hlen("unacked")) == ([], 1, 1)
+
+# Declared dead between two looks at it, it was renewed: it lives.
+fifth = worker("gpu0@e")
+seen = redis.hget(lease.RENEWED, fifth.id).decode()
+fifth.check()
+assert not reaper.declare_dead(redis, fifth.id, seen)
+redis.flushdb()
+""",
+    )
+    assert done.returncode == 0, done.stderr
