@@ -309,6 +309,40 @@ print(json.dumps([
     assert finish(site, jobs[0]) == [["worker1"]]
 
 
+def test_imports_that_the_broker_lost_end_as_well(site: Bench) -> None:
+    site.shell("""
+import json
+from django.contrib.auth import get_user_model
+from django.utils import timezone
+from core.models import Document, Project
+from imports.models import DocumentImport
+from reporting.models import TaskReport
+
+user = get_user_model().objects.get(username="chief")
+project = Project.objects.create(name="imports", owner=user)
+for name, state in (("waits", 0), ("runs", 1), ("done", 2)):
+    document = Document.objects.create(name=name, project=project, owner=user)
+    job = DocumentImport.objects.create(document=document, name=name, started_by=user, workflow_state=state)
+    report = TaskReport.objects.create(
+        user=user, document=document, label=name, method="imports.tasks.document_import", task_id=f"import-{name}",
+        workflow_state=(0, 1, 3)[state], started_at=timezone.now() if state else None,
+    )
+    if state:
+        job.report = report
+        job.save()
+print(json.dumps(None))
+""")
+    report = wait_until(partial(reap, site), lambda report: bool(report["failed_jobs"]), 60, "they are marked", 2)
+    assert sorted(report["failed_jobs"]) == ["import-runs", "import-waits"]
+    assert site.shell("""
+import json
+from imports.models import DocumentImport
+
+rows = DocumentImport.objects.order_by("name").values_list("name", "workflow_state", "error_message")
+print(json.dumps([[name, state, bool(text)] for name, state, text in rows]))
+""") == [["done", 2, False], ["runs", 5, True], ["waits", 5, True]]
+
+
 def test_jobs_that_wait_are_not_lost(site: Bench) -> None:
     jobs = send_trainings(site, ("train", 1), ("segtrain", 1, 30))
     for _ in range(5):
