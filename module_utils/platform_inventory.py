@@ -481,6 +481,7 @@ _SIZES = (
     _Size(re.compile(r"_port$"), 1, 65535, "port number"),
     _Size(re.compile(r"concurrency$"), 1, 1024, "processes"),
     _Size(re.compile(r"visibility_timeout(_s)?$"), MIN_VISIBILITY_TIMEOUT_S, 10 * 365 * 86400, "seconds"),
+    _Size(re.compile(r"^escriptorium_(lease|orphan)_seconds$"), 30, 86400, "seconds"),
     _Size(re.compile(r"^service_[ug]id$"), 100, 65533, "number that no account of the system has"),
     _Size(re.compile(r"upload\w*_mib$"), 1, 1024 * 1024, "MiB"),
     _Size(re.compile(r"_(mb|mib|gb|gib)$"), 1, 1024 * 1024 * 1024, "units as the name says"),

@@ -43,7 +43,9 @@ def test_no_unit_failed(inventory: Inventory, connect: Callable[[str], Any]) -> 
 
 def test_cleanup_timers_wait(frontend: Any) -> None:
     timers = frontend.check_output("systemctl list-timers --all --no-legend 'escriptorium-*'")
-    for command in ("cleanup_ghost_tasks", "cleanup_models_versioning", "check_quotas"):
+    assert "escriptorium-reaper.timer" in timers
+    frontend.check_output("systemctl start escriptorium-reaper.service")
+    for command in ("cleanup_models_versioning", "check_quotas"):
         assert f"escriptorium-{command}.timer" in timers
         frontend.check_output("systemctl start %s", f"escriptorium-manage@{command}.service")
 

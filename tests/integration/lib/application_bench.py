@@ -119,6 +119,12 @@ class Bench:
         assert result.returncode == 0, result.stderr[-3000:]
         return json.loads(result.stdout.splitlines()[-1])
 
+    def redis(self, *words: str) -> str:
+        """Give Redis a command and return its answer."""
+        command = ["redis-cli", "-h", "127.0.0.1", "-p", str(self.ports["redis"]), *words]
+        environment = self.environment | {"REDISCLI_AUTH": PASSWORD}
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
+
     def url(self, name: str) -> str:
         """Return the address of a service that speaks HTTP."""
         return f"http://127.0.0.1:{self.ports[name]}"

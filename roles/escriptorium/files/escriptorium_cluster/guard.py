@@ -67,7 +67,6 @@ def before_start(task: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[s
     from django.conf import settings
     from django.core.cache import cache
 
-    _note_running(task_id)
     try:
         starts = count_start(
             cache,
@@ -86,6 +85,8 @@ def before_start(task: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[s
     except Exception:
         # A job must not fail because it could not be counted.
         logger.warning("could not count the start of job %s", task_id, exc_info=True)
+    # Last: a job that is not begun after all must not keep other workers from it.
+    _note_running(task_id)
 
 
 def after_return(task: Any, status: str, retval: Any, task_id: str, *_: Any) -> None:

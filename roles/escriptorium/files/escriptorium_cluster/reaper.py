@@ -54,6 +54,8 @@ REMEMBERED_SECONDS = 60 * 86400
 CHUNK = 1000
 #: What separates routing key, pattern and queue in kombu's bindings.
 SEPARATOR = "\x06\x16"
+#: What kombu adds to the name of a queue for its priorities.
+PRIORITIES = ("", *(f"{SEPARATOR}{step}" for step in (3, 6, 9)))
 #: Exit status when broker or database do not answer (EX_TEMPFAIL).
 NOT_NOW = 75
 
@@ -246,9 +248,7 @@ class Report:
         lines = [f"{self.living} workers live"]
         lines += [f"{node} is silent for {seconds:.0f} s" for node, seconds in sorted(self.silent.items())]
         lines += [f"{node} was declared dead" for node in self.dead]
-        lines += [
-            f"{job.id} ({job.task}) of {job.node} waits again in {', '.join(job.queues)}" for job in self.restored
-        ]
+        lines += [f"{job.id} ({job.task}) of {job.node} waits again: {', '.join(job.queues)}" for job in self.restored]
         lines += [f"{job}: no message knows this job, it is marked as failed" for job in self.failed_jobs]
         lines += [f"model {model} is not in training any more" for model in self.freed_models]
         if self.trouble:
@@ -361,18 +361,19 @@ def reap_leases(redis: Any, before: State, now: Moment, lease_seconds: float) ->
             redis.hdel(DEAD, lease)
     # Two runs may lie closer together than two renewals.
     heard = 2 * beat_of(lease_seconds)
-    report.silent = {names[lease]: item.seconds for lease, item in seen.items() if item.seconds > heard}
-    report.living = len(seen) - len(report.silent)
-    report.unclaimed = max(0, int(redis.hlen(UNACKED)) - int(redis.hlen(NOTES)))
+    silent = {lease: item.seconds for lease, item in seen.items() if item.seconds > heard}
+    report.silent = {names[lease]: seconds for lease, seconds in silent.items()}
+    report.living = len(seen) - len(silent)
+    report.unclaimed = len(set(redis.hkeys(UNACKED)) - set(redis.hkeys(NOTES)))
     return report, seen
 
 
 def waiting_ids(redis: Any, queues: Sequence[str] = QUEUES) -> frozenset[str]:
     """Return the ids of all jobs that wait in queues."""
     found: set[str] = set()
-    for queue in queues:
-        for start in range(0, int(redis.llen(queue)), CHUNK):
-            found |= task_ids(_text(message) for message in redis.lrange(queue, start, start + CHUNK - 1))
+    for name in (queue + suffix for queue in queues for suffix in PRIORITIES):
+        for start in range(0, int(redis.llen(name)), CHUNK):
+            found |= task_ids(_text(message) for message in redis.lrange(name, start, start + CHUNK - 1))
     return frozenset(found)
 
 

@@ -100,8 +100,6 @@ CELERY_TASK_ANNOTATIONS: dict[str, dict[str, Any]] = {
 CLUSTER_TASK_MAX_STARTS = _config.task_max_starts
 # Seconds of silence after which a worker counts as dead: see lease.py.
 CLUSTER_LEASE_SECONDS = _config.lease_seconds
-# Upstream's cleanup_ghost_tasks takes a job without a result's entry for crashed: after a day, by default.
-CELERY_RESULT_EXPIRES = _config.broker.visibility_timeout
 # Queues in which this process helps out, if it is a worker that has been told so: see overflow.py.
 CLUSTER_OVERFLOW_QUEUES = _config.overflow_queues
 CLUSTER_OVERFLOW_SECONDS = _config.overflow_seconds

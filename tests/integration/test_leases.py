@@ -1,0 +1,470 @@
+"""What becomes of jobs whose worker is gone, cut off or stopped for a while: real Redis, Celery, database and jobs.
+
+    APPLICATION_VENV=<virtual environment> APPLICATION_TREE=<stand-in> pytest tests/integration/test_leases.py
+
+There is no systemd: where it would start a worker anew, the tests do. Each job has to have exactly one result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from application_bench import (
+    children,
+    expect_workers,
+    kill_job,
+    restart_redis,
+    send_trainings,
+    start_worker,
+    trainings,
+)
+from client import CRASHED, FINISHED, QUEUED, RUNNING, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from application_bench import Bench, Trainings
+
+#: Seconds of silence after which a worker counts as dead here, and after which a lost job does.
+LEASE = 9
+ORPHAN = 6
+#: Seconds without Redis, longer than the lease.
+OUTAGE = 14.0
+QUEUES = "gpu,gpu-large"
+#: Exit status of a worker that found its lease declared dead.
+DECLARED_DEAD = 75
+
+
+@pytest.fixture(scope="module")
+def site(bench: Bench) -> Bench:
+    if not bench.stand_in:
+        pytest.skip("only the stand-in's trainings take as long as asked")
+    bench.environment |= {
+        "CLUSTER_LEASE_SECONDS": str(LEASE),
+        "CLUSTER_ORPHAN_SECONDS": str(ORPHAN),
+        "CLUSTER_TASK_MAX_STARTS": "3",
+    }
+    bench.prepare_site()
+    return bench
+
+
+@pytest.fixture(autouse=True)
+def clean(site: Bench) -> Iterator[None]:
+    """Leave no worker and no job behind, and look for none that was forgotten."""
+    yield
+    for name in [name for name in site.processes if name.startswith("worker")]:
+        site.stop(name)
+    site.redis("DEL", "gpu", "gpu-large", "unacked", "unacked_index", "cluster:reaper")
+
+
+def reap(site: Bench, *arguments: str) -> dict[str, Any]:
+    """Run the reaper once, as its timer does."""
+    done = site.python("-m", "escriptorium_cluster.reaper", "--json", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+@contextmanager
+def leader(site: Bench, name: str) -> Iterator[int]:
+    """Give the main process of a worker, and forget the worker: the test ends it."""
+    process = site.processes.pop(name)
+    yield process.pid
+    process.wait(30)
+
+
+def all_of(pid: int) -> list[int]:
+    return [pid, *(process for child in children(pid) for process in all_of(child))]
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Return those processes that are there and no zombies."""
+    status = [(pid, Path(f"/proc/{pid}/status")) for pid in pids]
+    return [pid for pid, file in status if file.exists() and "\nState:\tZ" not in file.read_text()]
+
+
+def running(site: Bench, job: str) -> None:
+    """Wait until a job runs; asks Redis alone, which answers at once."""
+    wait_until(lambda: site.redis("HGET", "cluster:running", job), bool, 60, f"{job} runs", 0.1)
+
+
+def finish(site: Bench, *jobs: str, seconds: float = 90) -> list[list[str]]:
+    """Wait until all jobs have finished and been acknowledged; return which workers began each of them."""
+
+    def done(now: Trainings) -> bool:
+        return set(now.states(*jobs)) == {FINISHED} and now.unacknowledged == 0
+
+    now = wait_until(partial(trainings, site), done, seconds, f"{jobs} end", 0.3)
+    assert now.waiting == {"gpu": 0, "gpu-large": 0}
+    return now.starts(*jobs)
+
+
+def results(site: Bench, *jobs: str) -> list[int]:
+    """Return how often each job has come to its end on any worker, by the workers' journals."""
+    logs = "".join(path.read_text(errors="replace") for path in site.folder.glob("worker*.log"))
+    return [logs.count(f"[{job}] succeeded") for job in jobs]
+
+
+def reaped(site: Bench, seconds: float = 90) -> dict[str, Any]:
+    """Run the reaper every two seconds until it has put something back."""
+    return wait_until(partial(reap, site), lambda report: bool(report["restored"]), seconds, "a job goes back", 2)
+
+
+def leases(site: Bench) -> int:
+    return int(site.redis("HLEN", "cluster:leases"))
+
+
+def test_a_worker_takes_a_lease_and_gives_it_up(site: Bench) -> None:
+    start_worker(site, "worker1", QUEUES)
+    assert (reap(site)["living"], leases(site)) == (1, 1)
+    (job,) = send_trainings(site, ("train", 6))
+    running(site, job)
+    site.processes["worker1"].terminate()
+    time.sleep(1)
+    assert leases(site) == 1, "a worker that ends its last job still lives"
+    site.stop("worker1")
+    assert leases(site) == 0
+    assert finish(site, job) == [["worker1"]]
+    for key in ("cluster:deliveries", "cluster:running", "cluster:leases:renewed", "cluster:leases:dead"):
+        assert site.redis("HLEN", key) == "0", key
+
+
+def test_a_killed_worker_is_declared_dead_and_its_job_goes_to_another(site: Bench) -> None:
+    start_worker(site, "worker1", QUEUES)
+    (job,) = send_trainings(site, ("train", 8))
+    running(site, job)
+    started = time.monotonic()
+    with leader(site, "worker1") as main:
+        child = children(main)
+        os.kill(main, signal.SIGKILL)
+    wait_until(lambda: alive(child), lambda left: not left, 5, "the job's process ends")
+    start_worker(site, "worker2", QUEUES)
+    report = reaped(site)
+    assert time.monotonic() - started >= LEASE
+    assert report["dead"] == ["worker1@host"]
+    assert [(item["id"], item["queues"]) for item in report["restored"]] == [(job, ["gpu"])]
+    assert finish(site, job) == [["worker1", "worker2"]]
+    assert reap(site)["restored"] == []
+    assert results(site, job) == [1]
+
+
+def test_a_worker_that_starts_anew_takes_its_own_jobs_back_at_once(site: Bench) -> None:
+    start_worker(site, "worker1", QUEUES)
+    (job,) = send_trainings(site, ("segtrain", 6))
+    running(site, job)
+    with leader(site, "worker1") as main:
+        os.kill(main, signal.SIGKILL)
+    start_worker(site, "worker1", QUEUES)
+    assert finish(site, job) == [["worker1", "worker1"]]
+    assert (results(site, job), leases(site)) == ([1], 1)
+
+
+def test_a_worker_that_was_stopped_for_long_kills_its_job_and_ends(site: Bench) -> None:
+    """As a container that is paused, or a machine whose network is cut."""
+    start_worker(site, "worker1", QUEUES)
+    (job,) = send_trainings(site, ("train", 20))
+    running(site, job)
+    with leader(site, "worker1") as main:
+        stopped = all_of(main)
+        os.killpg(main, signal.SIGSTOP)
+        start_worker(site, "worker2", QUEUES)
+        assert [item["id"] for item in reaped(site)["restored"]] == [job]
+        running(site, job)
+        os.killpg(main, signal.SIGCONT)
+    assert "was declared dead" in site.log("worker1")
+    assert not alive(stopped)
+    assert finish(site, job) == [["worker1", "worker2"]]
+    assert results(site, job) == [1]
+
+
+def test_a_worker_that_was_stopped_shortly_goes_on(site: Bench) -> None:
+    start_worker(site, "worker1", QUEUES)
+    (job,) = send_trainings(site, ("train", 12))
+    running(site, job)
+    reap(site)
+    os.killpg(site.processes["worker1"].pid, signal.SIGSTOP)
+    time.sleep(LEASE / 3)
+    reap(site)
+    os.killpg(site.processes["worker1"].pid, signal.SIGCONT)
+    assert finish(site, job) == [["worker1"]]
+    assert (reap(site)["dead"], results(site, job)) == ([], [1])
+
+
+def test_a_broker_that_is_away_for_longer_than_the_lease_kills_nobody(site: Bench) -> None:
+    start_worker(site, "worker1", QUEUES)
+    (job,) = send_trainings(site, ("train", 12))
+    running(site, job)
+    reap(site)
+    child = children(site.processes["worker1"].pid)
+    restart_redis(site, OUTAGE)
+    assert reap(site)["restored"] == []
+    expect_workers(site, "worker1")
+    assert reap(site)["dead"] == []
+    assert children(site.processes["worker1"].pid) == child
+    assert finish(site, job) == [["worker1"]]
+    assert "wait until the broker answers" in site.log("worker1")
+    assert "its jobs go on" in site.log("worker1")
+    assert results(site, job) == [1]
+
+
+def test_a_host_is_declared_dead_by_hand(site: Bench) -> None:
+    start_worker(site, "worker1", QUEUES)
+    (job,) = send_trainings(site, ("train", 6))
+    running(site, job)
+    with leader(site, "worker1") as main:
+        os.killpg(main, signal.SIGKILL)
+    assert reap(site, "--dead", "another")["dead"] == []
+    report = reap(site, "--dead", "host")
+    assert (report["dead"], [item["id"] for item in report["restored"]]) == (["worker1@host"], [job])
+    start_worker(site, "worker2", QUEUES)
+    assert finish(site, job) == [["worker1", "worker2"]]
+
+
+def test_a_worker_that_lives_survives_being_declared_dead_by_mistake(site: Bench) -> None:
+    start_worker(site, "worker1", QUEUES)
+    (job,) = send_trainings(site, ("train", 10))
+    running(site, job)
+    process = site.processes.pop("worker1")
+    assert [item["id"] for item in reap(site, "--dead", "host")["restored"]] == [job]
+    assert process.wait(30) == DECLARED_DEAD
+    start_worker(site, "worker1", QUEUES)
+    assert finish(site, job) == [["worker1", "worker1"]]
+    assert results(site, job) == [1]
+
+
+def test_a_job_that_runs_is_not_begun_by_another_worker(site: Bench) -> None:
+    """Redis hands a message out a second time: its timeout is shorter than the job."""
+    start_worker(site, "worker1", QUEUES)
+    (job,) = send_trainings(site, ("train", 14))
+    running(site, job)
+    start_worker(site, "worker2", QUEUES)
+    site.shell("""
+import json
+from escriptorium.celery import app
+from django.conf import settings
+from redis import Redis
+
+with app.connection_for_read() as connection:
+    channel = connection.default_channel
+    for tag in Redis.from_url(settings.CELERY_BROKER_URL).hkeys("unacked"):
+        channel.qos.restore_by_tag(tag.decode())
+print(json.dumps(None))
+""")
+    wait_until(partial(site.log, "worker2"), lambda text: "it is not started a second time" in text, 20, "refused", 0.3)
+    (other,) = send_trainings(site, ("segtrain", 1))
+    wait_until(
+        partial(trainings, site), lambda now: now.states(other) == [FINISHED], 12, "worker2 does other jobs", 0.3
+    )
+    assert finish(site, job, other) == [["worker1"], ["worker2"]]
+    assert results(site, job) == [1]
+
+
+def test_a_job_whose_process_was_killed_still_starts_again(site: Bench) -> None:
+    start_worker(site, "worker1", QUEUES)
+    start_worker(site, "worker2", QUEUES)
+    (job,) = send_trainings(site, ("train", 8))
+    running(site, job)
+    ((first,),) = trainings(site).starts(job)
+    kill_job(site, first)
+    (workers,) = finish(site, job)
+    assert (len(workers), results(site, job)) == (2, [1])
+
+
+def test_jobs_that_the_broker_lost_are_marked_and_their_models_go_free(site: Bench) -> None:
+    start_worker(site, "worker1", QUEUES)
+    jobs = send_trainings(site, ("train", 25), ("train", 1), ("segtrain", 1))
+    running(site, jobs[0])
+    reap(site)
+    site.shell("""
+import json
+from core.models import OcrModel
+
+print(json.dumps(OcrModel.objects.filter(name="hold-1").update(training=True)))
+""")
+    site.redis("DEL", "gpu", "gpu-large")
+    assert reap(site)["watched"] == 4
+    report = wait_until(partial(reap, site), lambda report: bool(report["failed_jobs"]), 60, "they are marked", 2)
+    assert sorted(report["failed_jobs"]) == sorted(jobs[1:])
+    assert trainings(site).states(*jobs) == [RUNNING, CRASHED, CRASHED]
+    left, messages = site.shell(f"""
+import json
+from core.models import OcrModel
+from reporting.models import TaskReport
+
+print(json.dumps([
+    list(OcrModel.objects.filter(training=True).values_list("name", flat=True)),
+    list(TaskReport.objects.filter(task_id__in={jobs[1:]!r}).values_list("messages", flat=True)),
+]))
+""")
+    assert left == ["hold-25"]
+    assert all("Please start it again" in text for text in messages)
+    assert finish(site, jobs[0]) == [["worker1"]]
+
+
+def test_imports_that_the_broker_lost_end_as_well(site: Bench) -> None:
+    site.shell("""
+import json
+from django.contrib.auth import get_user_model
+from django.utils import timezone
+from core.models import Document, Project
+from imports.models import DocumentImport
+from reporting.models import TaskReport
+
+user = get_user_model().objects.get(username="chief")
+project = Project.objects.create(name="imports", owner=user)
+for name, state in (("waits", 0), ("runs", 1), ("done", 2)):
+    document = Document.objects.create(name=name, project=project, owner=user)
+    job = DocumentImport.objects.create(document=document, name=name, started_by=user, workflow_state=state)
+    report = TaskReport.objects.create(
+        user=user, document=document, label=name, method="imports.tasks.document_import", task_id=f"import-{name}",
+        workflow_state=(0, 1, 3)[state], started_at=timezone.now() if state else None,
+    )
+    if state:
+        job.report = report
+        job.save()
+print(json.dumps(None))
+""")
+    report = wait_until(partial(reap, site), lambda report: bool(report["failed_jobs"]), 60, "they are marked", 2)
+    assert sorted(report["failed_jobs"]) == ["import-runs", "import-waits"]
+    assert site.shell("""
+import json
+from imports.models import DocumentImport
+
+rows = DocumentImport.objects.order_by("name").values_list("name", "workflow_state", "error_message")
+print(json.dumps([[name, state, bool(text)] for name, state, text in rows]))
+""") == [["done", 2, False], ["runs", 5, True], ["waits", 5, True]]
+
+
+def test_jobs_that_wait_are_not_lost(site: Bench) -> None:
+    jobs = send_trainings(site, ("train", 1), ("segtrain", 1, 30))
+    for _ in range(5):
+        assert reap(site)["watched"] == 0
+        time.sleep(2)
+    assert trainings(site).states(*jobs) == [QUEUED, QUEUED]
+
+
+def test_the_management_command_does_the_same(site: Bench) -> None:
+    done = site.python("manage.py", "reap_jobs", "--dead", "nobody")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["dead"] == []
+
+
+#: A message as kombu keeps it, and the steps of its life that are hard to bring about with workers.
+STEPS = """
+import json, os
+from escriptorium_cluster import lease, reaper
+from escriptorium_cluster.config import load_broker
+from redis import Redis
+
+redis = Redis.from_url(load_broker(os.environ).url(0))
+redis.flushdb()
+message = {
+    "body": "W10=", "headers": {"id": "job", "errbacks": [], "timelimit": [None, None], "kwargsrepr": "{'a': 1.0}"},
+    "properties": {"delivery_tag": "tag", "priority": 0, "delivery_info": {"exchange": "gpu", "routing_key": "gpu"}},
+}
+redis.sadd("_kombu.binding.gpu", reaper.SEPARATOR.join(("gpu", "", "gpu")))
+
+def holder(node):
+    return lease.Holder(node, "machine", "boot", 1, 1, 0.0)
+
+def worker(node):
+    made = lease.Lease(redis, holder(node), 900, reaper.give_back)
+    made.check()
+    return made
+
+def fetch():
+    redis.zadd("unacked_index", {"tag": 1})
+    redis.hset("unacked", "tag", json.dumps([message, "gpu", "gpu"]))
+
+def acknowledge():
+    redis.zrem("unacked_index", "tag")
+    redis.hdel("unacked", "tag")
+
+def waiting():
+    return [json.loads(text) for text in redis.lrange("gpu", 0, -1)]
+
+def look(times=1, seconds=30):
+    # As if the last run had been some time ago.
+    for _ in range(times):
+        now = reaper.moment(redis)
+        state = reaper.parse_state((redis.get("state") or b"").decode())
+        state = reaper.State(now.time - seconds, now.instance, state.leases, state.orphans)
+        report, seen = reaper.reap_leases(redis, state, reaper.Moment(now.time, now.instance, 9999), 90)
+        redis.set("state", reaper.dump_state(reaper.State(now.time, now.instance, seen)))
+        if report.restored or report.dead:
+            return report
+    return report
+"""
+
+
+def test_a_message_goes_back_once_as_it_was_and_only_if_it_is_still_held(site: Bench) -> None:
+    done = site.python(
+        "-c",
+        STEPS
+        + """
+first, second = worker("gpu0@a"), worker("gpu0@b")
+fetch()
+assert first.take("tag", "core.tasks.train", "job")
+note = redis.hget(lease.NOTES, "tag").decode()
+
+# Its lease is known, nobody renews it: three looks of a third of its time.
+assert look(3).dead == []
+report = look(1)
+assert sorted(report.dead) == ["gpu0@a", "gpu0@b"], report
+assert [(job.node, job.queues) for job in report.restored] == [("gpu0@a", ("gpu",))], report
+assert reaper.redelivered(message) == waiting()[0] and len(waiting()) == 1
+assert redis.hlen("unacked") == redis.zcard("unacked_index") == redis.hlen(lease.NOTES) == 0
+assert reaper.give_back(redis, "tag", note) == ()
+assert look(5).restored == [] and len(waiting()) == 1
+
+# Another worker holds it: what the former one knows about it counts no more.
+third = worker("gpu0@c")
+redis.delete("gpu")
+fetch()
+assert third.take("tag", "core.tasks.train", "job")
+assert reaper.give_back(redis, "tag", note) == ()
+assert redis.hlen("unacked") == 1
+
+# Redis lost its last second, the note and the lease with it: the next renewal brings both back.
+redis.delete(lease.NOTES, lease.LEASES, lease.RENEWED)
+third.check()
+assert redis.hlen(lease.NOTES) == redis.hlen(lease.LEASES) == 1
+
+# The lease alone was lost, and its worker with it.
+redis.delete(lease.LEASES, lease.RENEWED)
+assert look(3).restored == []
+assert [job.node for job in look(1).restored] == ["gpu0@c"]
+
+# It was acknowledged: the note goes, and nothing else happens.
+fourth = worker("gpu0@d")
+redis.delete("gpu")
+fetch()
+fourth.take("tag", "core.tasks.train", "job")
+fourth.claim("job")
+acknowledge()
+fourth.check()
+assert redis.hlen(lease.NOTES) == redis.hlen(lease.RUNNING) == 0
+
+# A message without a note is left alone: a worker of an older version holds it.
+fetch()
+redis.delete(lease.NOTES)
+report = look(6)
+assert (report.restored, report.unclaimed, redis.hlen("unacked")) == ([], 1, 1)
+
+# Declared dead between two looks at it, it was renewed: it lives.
+fifth = worker("gpu0@e")
+seen = redis.hget(lease.RENEWED, fifth.id).decode()
+fifth.check()
+assert not reaper.declare_dead(redis, fifth.id, seen)
+redis.flushdb()
+""",
+    )
+    assert done.returncode == 0, done.stderr
