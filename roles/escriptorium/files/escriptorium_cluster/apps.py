@@ -19,6 +19,5 @@ class ClusterConfig(AppConfig):
 
         if settings.CLUSTER_OVERFLOW_QUEUES:
             install(current_app, settings.CLUSTER_OVERFLOW_QUEUES, settings.CLUSTER_OVERFLOW_SECONDS)
-        if settings.CLUSTER_USER_TRAININGS_RUNNING:
-            training_slots.install(current_app, settings.CLUSTER_USER_TRAININGS_RUNNING)
+        training_slots.install(current_app, settings.CLUSTER_USER_TRAININGS_RUNNING)
         fetching.install(**settings.CLUSTER_FETCHING)

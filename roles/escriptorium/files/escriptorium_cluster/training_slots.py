@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks of a worker with nothing to do at what is held.
 LOOK_SECONDS = 10.0
-#: Seconds until a user's longest waiting job tries again by itself.
+#: Seconds until a user's longest waiting job is brought back though none of the user's is known to have ended.
 AGAIN_SECONDS = 60
 #: Seconds that a look may hold up the worker's event loop, and without a look after one that failed: see overflow.py.
 ANSWER_SECONDS = 1.0
@@ -69,8 +69,11 @@ def hold(redis: Any, tag: str) -> HeldJob | None:
     payload, before = marked(json.dumps(json.loads(stored)[0]).encode())
     # One that was held before is the oldest of its user: it goes back to where it came from.
     end = "RPUSH" if before else "LPUSH"
-    moved = redis.eval(_HOLD, 1, HELD_QUEUE, tag, payload, end)
-    return held_job(payload) if moved else None
+    job = held_job(payload) if redis.eval(_HOLD, 1, HELD_QUEUE, tag, payload, end) else None
+    if job is not None:
+        # It has just looked for a slot itself.
+        redis.set(f"{LOOKED_PREFIX}{job.user}", 1, ex=AGAIN_SECONDS)
+    return job
 
 
 def release(redis: Any, job: HeldJob) -> bool:
@@ -215,17 +218,22 @@ def _not_run(reason: Exception) -> Any:
         return trace_ok_t(ExceptionInfo(internal=True), TraceInfo("REJECTED", reason), 0.0, None)
 
 
-def look(redis: Any, queues: frozenset[str]) -> HeldJob | None:
-    """Bring back the longest waiting job of one user who was not looked at lately.
+def look(redis: Any, queues: frozenset[str], bound: int) -> list[HeldJob]:
+    """Bring back the longest waiting job of one user who was not looked at lately; without a bound, all there are.
 
     For a worker that has nothing better to do.
 
     :param queues: where this worker takes jobs from.
     """
-    for job in oldest_of_each(held(redis), queues):
+    payloads = held(redis)
+    if not bound:
+        # The last one to come is the first to be taken.
+        waiting = [job for job in map(held_job, reversed(payloads)) if job is not None and job.queue in queues]
+        return [job for job in waiting if release(redis, job)]
+    for job in oldest_of_each(payloads, queues):
         if redis.set(f"{LOOKED_PREFIX}{job.user}", 1, nx=True, ex=AGAIN_SECONDS) and release(redis, job):
-            return job
-    return None
+            return [job]
+    return []
 
 
 def install(app: Any, bound: int) -> None:
@@ -233,7 +241,7 @@ def install(app: Any, bound: int) -> None:
 
     To be called before the worker makes its consumer. Other processes of the application are not concerned.
 
-    :param bound: trainings of one user that may run at a time.
+    :param bound: trainings of one user that may run at a time. 0: any number; what is held from before comes back.
     """
     from celery import signals
     from redis import Redis
@@ -248,11 +256,12 @@ def install(app: Any, bound: int) -> None:
             task = app.tasks[name]
             task.__trace__ = Gate(task.__trace__, bound, broker)
 
-    signals.worker_process_init.connect(stand_before, weak=False, dispatch_uid=__name__)
-    app.steps["consumer"].add(_looking_step(lambda: broker(ANSWER_SECONDS)))
+    if bound:
+        signals.worker_process_init.connect(stand_before, weak=False, dispatch_uid=__name__)
+    app.steps["consumer"].add(_looking_step(lambda: broker(ANSWER_SECONDS), bound))
 
 
-def _looking_step(broker: Callable[[], Any]) -> type:
+def _looking_step(broker: Callable[[], Any], bound: int) -> type:
     """Return the step of a worker's consumer that looks at what is held."""
     from celery import bootsteps
     from celery.worker import state
@@ -281,7 +290,7 @@ def _looking_step(broker: Callable[[], Any]) -> type:
             try:
                 taken = len(set(state.reserved_requests) | set(state.active_requests))
                 if taken < consumer.pool.num_processes:
-                    look(self.redis, frozenset(queue.name for queue in consumer.task_consumer.queues))
+                    look(self.redis, frozenset(queue.name for queue in consumer.task_consumer.queues), bound)
             except Exception as error:
                 logger.warning("could not look after held trainings: %s", error)
                 self.pauses = round(PAUSE_SECONDS / LOOK_SECONDS)
