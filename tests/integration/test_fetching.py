@@ -13,18 +13,22 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from application_bench import ADMIN, start_worker
+from client import FINISHED, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from application_bench import Bench
 
-#: Bytes of an image.
+#: Bytes of an answer.
 SIZE = 200_000
+IMAGE = Path(__file__).resolve().parents[1] / "acceptance" / "samples" / "page.png"
 
 
 @dataclass
@@ -72,6 +76,17 @@ def image_server() -> Iterator[Seen]:
                     seen.open -= 1
 
         def answer(self, ask: dict[str, str], count: int) -> None:
+            if self.path == "/manifest.json":
+                canvases = [
+                    {"images": [{"resource": {"service": {"@id": seen.url(f"/iiif/{number}")}}}]} for number in range(3)
+                ]
+                self.whole(json.dumps({"sequences": [{"canvases": canvases}]}).encode())
+                return
+            if self.path.startswith("/iiif/"):
+                if count:
+                    self.whole(IMAGE.read_bytes())
+                    return
+                ask = {"busy": "1", "after": "2"}
             if "silent" in ask:
                 time.sleep(20)
                 return
@@ -99,6 +114,12 @@ def image_server() -> Iterator[Seen]:
                     return
                 self.wfile.write(b"%x\r\n%b\r\n" % (SIZE // 10, b"x" * (SIZE // 10)))
             self.wfile.write(b"0\r\n\r\n")
+
+        def whole(self, content: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -327,3 +348,42 @@ found = [timed(IIIFManifestParser.get_image, {server.url("/a?busy=2&after=2")!r}
     assert busy[1] == "BusyServerError"
     # Without this package: the text "2" is no number of seconds, and the import ends.
     assert "seconds" not in json.dumps(good)
+
+
+def test_an_import_from_a_busy_server_is_whole(site: Bench, server: Seen) -> None:
+    site.prepare_site()
+    start_worker(site, "importer", "imports")
+    document = site.shell(f"""
+import json
+from core.models import Document, Project
+from django.contrib.auth import get_user_model
+from django.test import Client
+from rest_framework.authtoken.models import Token
+
+user = get_user_model().objects.get(username={ADMIN["admin_name"]!r})
+project = Project.objects.create(name="imports", owner=user)
+document = Document.objects.create(name="imports", project=project, owner=user)
+answer = Client(HTTP_HOST="htr.test").post(
+    f"/api/documents/{{document.pk}}/import/", {{"mode": "iiif", "iiif_uri": {server.url("/manifest.json")!r}}},
+    HTTP_AUTHORIZATION="Token " + Token.objects.create(user=user).key,
+)
+assert answer.status_code < 300, answer.content
+print(json.dumps(document.pk))
+""")
+
+    def look() -> Any:
+        return site.shell(f"""
+import json
+from core.models import DocumentPart
+from reporting.models import TaskReport
+report = TaskReport.objects.filter(method="imports.tasks.document_import").last()
+sizes = [part.image.width for part in DocumentPart.objects.filter(document={document})]
+print(json.dumps([report and [report.workflow_state, report.messages], sizes]))
+""")
+
+    state, sizes = wait_until(look, lambda now: bool(now[0]) and now[0][0] >= 2, 90, "the end of the import")
+    assert state[0] == FINISHED, state[1]
+    assert len(sizes) == 3
+    images = [f"/iiif/{number}/full/full/0/default.jpg" for number in range(3)]
+    assert [len(server.times(image)) for image in images] == [2, 2, 2]
+    assert all(second - first >= 2 for first, second in map(server.times, images))

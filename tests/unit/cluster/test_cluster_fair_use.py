@@ -7,6 +7,7 @@ import json
 
 import pytest
 from escriptorium_cluster.fair_use import (
+    BUSY,
     HELD_HEADER,
     MOST_SLOTS,
     REFUSED,
@@ -41,13 +42,14 @@ def message(task_id: str, user: int, queue: str = "gpu", **headers: object) -> b
     [("en", "You have 3 "), ("de-ch", "Sie haben 3 "), ("FR", "Vous avez 3 "), ("la", "You"), (None, "You")],
 )
 def test_the_refusal_is_in_the_users_language(language: str | None, start: str) -> None:
-    text = refusal(3, 2, language)
+    text = refusal(REFUSED, language, count=3, bound=2)
     assert text.startswith(start)
     assert "2" in text
 
 
 def test_every_language_says_both_numbers() -> None:
     assert all("{count}" in text and "{bound}" in text for text in REFUSED.values())
+    assert BUSY.keys() == REFUSED.keys()
 
 
 locks = st.tuples(

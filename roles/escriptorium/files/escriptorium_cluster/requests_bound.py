@@ -18,7 +18,7 @@ from django.db import connection
 from django.http import JsonResponse
 from django.utils.translation import get_language
 
-from escriptorium_cluster.fair_use import REQUEST_SPACE, lock_number, refusal
+from escriptorium_cluster.fair_use import BUSY, REFUSED, REQUEST_SPACE, lock_number, refusal
 from escriptorium_cluster.guard import TRAININGS
 
 if TYPE_CHECKING:
@@ -84,6 +84,12 @@ def _unlock(number: int) -> None:
         logger.warning("could not free the lock of a request", exc_info=True)
 
 
+def _refuse(kind: str, reason: str) -> JsonResponse:
+    """Return the answer, in one of the two shapes of upstream's errors: an object, and the same as text."""
+    error = {"non_field_errors": [reason]} if kind == "api" else json.dumps({"__all__": [reason]})
+    return JsonResponse({"status": "error", "error": error}, status=400)
+
+
 class TrainingsBound:
     """The middleware."""
 
@@ -105,21 +111,19 @@ class TrainingsBound:
         user = asking_user(request, view) if kind else None
         if user is None:
             return None
-        self._lock(request, user)
+        if not self._locked(request, user):
+            return _refuse(kind, refusal(BUSY, get_language()))
         count, bound = unfinished(user), settings.CLUSTER_USER_TRAININGS
         if count < bound:
             return None
         logger.info("refused a training of user %s: %s of %s", user.pk, count, bound)
-        reason = refusal(count, bound, get_language())
-        # The two shapes of upstream's errors: an object, and the same as text.
-        error = {"non_field_errors": [reason]} if kind == "api" else json.dumps({"__all__": [reason]})
-        return JsonResponse({"status": "error", "error": error}, status=400)
+        return _refuse(kind, refusal(REFUSED, get_language(), count=count, bound=bound))
 
     @staticmethod
-    def _lock(request: Any, user: Any) -> None:
+    def _locked(request: Any, user: Any) -> bool:
         """Let one request of a user after the other count and send, so that two at once do not both pass.
 
-        After a while it goes on without: a slow answer must not hold up all the processes of the web server.
+        False after a while: slow answers must not hold up all the processes of the web server.
         """
         number = lock_number(REQUEST_SPACE, user.pk)
         end = time.monotonic() + WAIT_SECONDS
@@ -128,7 +132,7 @@ class TrainingsBound:
                 cursor.execute("SELECT pg_try_advisory_lock(%s)", [number])
                 if cursor.fetchone()[0]:
                     request.cluster_trainings_lock = number
-                    return
+                    return True
                 if time.monotonic() > end:
-                    return
+                    return False
                 time.sleep(PAUSE_SECONDS)
