@@ -50,81 +50,86 @@ class Seen:
         return [when for when, asked, _ in self.requests if asked.partition("?")[0] == path]
 
 
-@contextmanager
-def image_server() -> Iterator[Seen]:
-    """Run a server whose answers the address asks for.
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the address asks for.
 
     ``busy=2`` answers 429 to the first two requests for a path, ``after=3`` with ``Retry-After: 3``; ``seconds=1``
-    makes an answer last a second; ``silent`` never answers; ``broken`` breaks off in the middle.
+    makes an answer last a second; ``silent`` never answers; ``broken`` breaks off in the middle. Each image of the
+    manifest is refused once.
     """
+
+    protocol_version = "HTTP/1.1"
+    seen: Seen
+
+    def do_GET(self) -> None:
+        with self.seen.lock:
+            self.seen.open += 1
+            self.seen.most = max(self.seen.most, self.seen.open)
+            path = urlsplit(self.path).path
+            count = len(self.seen.times(path))
+            self.seen.requests.append((time.monotonic(), self.path, self.headers["User-Agent"]))
+        try:
+            self.answer({name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}, count)
+        finally:
+            with self.seen.lock:
+                self.seen.open -= 1
+
+    def answer(self, ask: dict[str, str], count: int) -> None:
+        if self.path == "/manifest.json":
+            canvases = [
+                {"images": [{"resource": {"service": {"@id": self.seen.url(f"/iiif/{number}")}}}]}
+                for number in range(3)
+            ]
+            self.whole(json.dumps({"sequences": [{"canvases": canvases}]}).encode())
+            return
+        if self.path.startswith("/iiif/"):
+            if count:
+                self.whole(IMAGE.read_bytes())
+                return
+            ask = {"busy": "1", "after": "2"}
+        if "silent" in ask:
+            time.sleep(20)
+            return
+        if count < int(ask.get("busy", 0)):
+            self.send_response(int(ask.get("status", 429)))
+            if "after" in ask:
+                self.send_header("Retry-After", ask["after"])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if "to" in ask:
+            self.send_response(302)
+            self.send_header("Location", ask["to"])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(int(ask.get("final", 200)))
+        self.send_header("Content-Type", "image/jpeg")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for part in range(10):
+            time.sleep(float(ask.get("seconds", 0)) / 10)
+            if "broken" in ask and part == 5:
+                self.close_connection = True
+                return
+            self.wfile.write(b"%x\r\n%b\r\n" % (SIZE // 10, b"x" * (SIZE // 10)))
+        self.wfile.write(b"0\r\n\r\n")
+
+    def whole(self, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def image_server() -> Iterator[Seen]:
+    """Run a server and tell what it is asked."""
     seen = Seen()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            with seen.lock:
-                seen.open += 1
-                seen.most = max(seen.most, seen.open)
-                path = urlsplit(self.path).path
-                count = len(seen.times(path))
-                seen.requests.append((time.monotonic(), self.path, self.headers["User-Agent"]))
-            try:
-                self.answer({name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}, count)
-            finally:
-                with seen.lock:
-                    seen.open -= 1
-
-        def answer(self, ask: dict[str, str], count: int) -> None:
-            if self.path == "/manifest.json":
-                canvases = [
-                    {"images": [{"resource": {"service": {"@id": seen.url(f"/iiif/{number}")}}}]} for number in range(3)
-                ]
-                self.whole(json.dumps({"sequences": [{"canvases": canvases}]}).encode())
-                return
-            if self.path.startswith("/iiif/"):
-                if count:
-                    self.whole(IMAGE.read_bytes())
-                    return
-                ask = {"busy": "1", "after": "2"}
-            if "silent" in ask:
-                time.sleep(20)
-                return
-            if count < int(ask.get("busy", 0)):
-                self.send_response(int(ask.get("status", 429)))
-                if "after" in ask:
-                    self.send_header("Retry-After", ask["after"])
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            if "to" in ask:
-                self.send_response(302)
-                self.send_header("Location", ask["to"])
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(int(ask.get("final", 200)))
-            self.send_header("Content-Type", "image/jpeg")
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for part in range(10):
-                time.sleep(float(ask.get("seconds", 0)) / 10)
-                if "broken" in ask and part == 5:
-                    self.close_connection = True
-                    return
-                self.wfile.write(b"%x\r\n%b\r\n" % (SIZE // 10, b"x" * (SIZE // 10)))
-            self.wfile.write(b"0\r\n\r\n")
-
-        def whole(self, content: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (Handler,), {"seen": seen}))
     server.daemon_threads = True
     seen.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
