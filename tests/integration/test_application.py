@@ -197,7 +197,7 @@ print(json.dumps({
     assert bench.shell(code) == {
         "late": [True, True, 1],
         "timeout": [timeout, timeout],
-        "queues": ["default", "gpu", "gpu-large", "imports", "jvm", "live", "low-priority"],
+        "queues": ["default", "gpu", "gpu-large", "imports", "jvm", "live", "low-priority", "trainings-held"],
         "routes": {
             "imports.tasks.document_import": "imports",
             "imports.tasks.document_export": "low-priority",

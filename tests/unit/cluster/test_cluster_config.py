@@ -17,6 +17,8 @@ def test_defaults(environment: dict[str, str]) -> None:
     assert (config.task_max_starts, config.upload_max_mib, config.training_batch_size) == (3, 150, 1)
     assert (config.training_precision, config.gpu_cost, config.log_level) == ("32", 1.0, "INFO")
     assert (config.cookie_secure, config.hsts_seconds, config.email_security) == (True, 0, "none")
+    assert (config.user_trainings, config.user_trainings_running) == (0, 0)
+    assert (config.import_requests_per_host, config.import_patience_seconds) == (2, 600)
 
 
 def test_given_values_get_their_types(environment: dict[str, str]) -> None:
@@ -72,6 +74,12 @@ def test_every_missing_variable_is_named_at_once() -> None:
         ("CLUSTER_OVERFLOW_QUEUES", "gpu,gqu", "queues of live, default, low-priority, gpu, gpu-large, imports, jvm"),
         ("CLUSTER_OVERFLOW_SECONDS", "-2", "a whole number from -1"),
         ("CLUSTER_OVERFLOW_SECONDS", "never", "a whole number from -1"),
+        ("CLUSTER_OVERFLOW_QUEUES", "trainings-held", "queues of live"),
+        ("CLUSTER_USER_TRAININGS", "-1", "a whole number from 0"),
+        ("CLUSTER_USER_TRAININGS_RUNNING", "few", "a whole number from 0"),
+        ("CLUSTER_IMPORT_REQUESTS_PER_HOST", "1000", "a whole number from 0 to 100"),
+        ("CLUSTER_IMPORT_PATIENCE_SECONDS", "-1", "a whole number from 0"),
+        ("CLUSTER_FETCH_TIMEOUT_SECONDS", "0", "a whole number from 1 to 90"),
         ("CLUSTER_MEDIA_ROOT", "media", "an absolute path"),
         ("CLUSTER_ALLOWED_HOSTS", "*", "expected host names"),
         ("CSRF_TRUSTED_ORIGINS", "htr.example.org", "expected scheme and host"),

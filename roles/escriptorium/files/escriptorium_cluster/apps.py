@@ -4,7 +4,7 @@ from django.apps import AppConfig
 
 
 class ClusterConfig(AppConfig):
-    """No models. Django finds the ``prepare_site`` command here, and workers learn to help out in other queues."""
+    """No models. Django finds the ``prepare_site`` command here, and its processes learn what each file of it does."""
 
     name = "escriptorium_cluster"
     verbose_name = "eScriptorium cluster"
@@ -14,7 +14,10 @@ class ClusterConfig(AppConfig):
         from celery import current_app
         from django.conf import settings
 
+        from escriptorium_cluster import fetching, training_slots
         from escriptorium_cluster.overflow import install
 
         if settings.CLUSTER_OVERFLOW_QUEUES:
             install(current_app, settings.CLUSTER_OVERFLOW_QUEUES, settings.CLUSTER_OVERFLOW_SECONDS)
+        training_slots.install(current_app, settings.CLUSTER_USER_TRAININGS_RUNNING)
+        fetching.install(**settings.CLUSTER_FETCHING)

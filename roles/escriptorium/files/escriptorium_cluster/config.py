@@ -28,8 +28,10 @@ DEFAULT_ORPHAN_SECONDS = 300
 DEFAULT_OVERFLOW_SECONDS = 10
 #: Trainings of segmenters, which need more memory of a GPU than others. eScriptorium itself has one queue for all.
 LARGE_QUEUE = "gpu-large"
+#: Trainings beyond what one user may run at a time; nobody consumes it: see training_slots.py.
+HELD_QUEUE = "trainings-held"
 #: Queues of eScriptorium and of the cluster, in the order in which a person asks for them.
-QUEUES = ("live", "default", "low-priority", "gpu", LARGE_QUEUE, "imports", "jvm")
+QUEUES = ("live", "default", "low-priority", "gpu", LARGE_QUEUE, "imports", "jvm", HELD_QUEUE)
 #: Secret keys that are public knowledge: upstream's default in the code and in its example of an environment file.
 KNOWN_SECRET_KEYS = frozenset({"a-beautiful-snowflake", "changeme"})
 #: Numeric precisions of PyTorch Lightning 2 that Kraken's trainer takes.
@@ -87,6 +89,12 @@ class ClusterConfig:
     lease_seconds: int
     overflow_queues: tuple[str, ...]
     overflow_seconds: int
+    user_trainings: int
+    user_trainings_running: int
+    import_requests_per_host: int
+    import_patience_seconds: int
+    fetch_timeout_seconds: int
+    site: str
     upload_max_mib: int
     training_batch_size: int
     training_precision: str
@@ -193,11 +201,12 @@ class _Reader:
 
         def parse(raw: str) -> tuple[str, ...]:
             queues = tuple(dict.fromkeys(part.strip() for part in raw.split(",") if part.strip()))
-            if not set(queues) <= set(QUEUES):
+            if not set(queues) <= set(known):
                 raise ValueError(raw)
             return queues
 
-        return self.parsed(name, (), parse, "queues of " + ", ".join(QUEUES))
+        known = [queue for queue in QUEUES if queue != HELD_QUEUE]
+        return self.parsed(name, (), parse, "queues of " + ", ".join(known))
 
     def directory(self, name: str) -> str:
         """Return an absolute path (whether it exists is asked by ``wait``, not here)."""
@@ -281,6 +290,13 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         lease_seconds=_read_lease_seconds(read),
         overflow_queues=overflow_queues if overflow_seconds >= 0 else (),
         overflow_seconds=overflow_seconds,
+        # 0: no bound.
+        user_trainings=read.integer("CLUSTER_USER_TRAININGS", 0, 0, 10000),
+        user_trainings_running=read.integer("CLUSTER_USER_TRAININGS_RUNNING", 0, 0, 1000),
+        import_requests_per_host=read.integer("CLUSTER_IMPORT_REQUESTS_PER_HOST", 2, 0, 100),
+        import_patience_seconds=read.integer("CLUSTER_IMPORT_PATIENCE_SECONDS", 600, 0, 86400),
+        fetch_timeout_seconds=read.integer("CLUSTER_FETCH_TIMEOUT_SECONDS", 60, 1, 90),
+        site=read.text("DOMAIN", "localhost"),
         upload_max_mib=read.integer("CLUSTER_UPLOAD_MAX_MIB", 150, 1, 102400),
         training_batch_size=read.integer("CLUSTER_TRAINING_BATCH_SIZE", 1, 1, 1024),
         training_precision=read.choice("CLUSTER_TRAINING_PRECISION", "32", PRECISIONS),

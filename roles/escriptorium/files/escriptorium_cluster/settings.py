@@ -10,7 +10,7 @@ from typing import Any
 from escriptorium import settings as upstream
 from kombu import Queue
 
-from escriptorium_cluster.config import LARGE_QUEUE, load_config
+from escriptorium_cluster.config import HELD_QUEUE, LARGE_QUEUE, load_config
 from escriptorium_cluster.guard import after_return, before_start
 
 # The same as a star import, but explicit about what a setting is.
@@ -108,13 +108,30 @@ CLUSTER_OVERFLOW_SECONDS = _config.overflow_seconds
 # run at once in the whole cluster; exports stay on low-priority (an exact name goes before a pattern in Celery).
 CELERY_TASK_QUEUES: tuple[Queue, ...] = (
     *upstream.CELERY_TASK_QUEUES,
-    *(Queue(name, routing_key=name) for name in ("imports", LARGE_QUEUE)),
+    *(Queue(name, routing_key=name) for name in ("imports", LARGE_QUEUE, HELD_QUEUE)),
 )
 CELERY_TASK_ROUTES: dict[str, dict[str, str]] = {
     "imports.tasks.document_import": {"queue": "imports"},
     **upstream.CELERY_TASK_ROUTES,
 }
 IIIF_IMPORT_QUALITY = _config.iiif_quality
+
+# --- Fair use: requests_bound.py, training_slots.py, fetching.py --------------------------------------------------
+
+# Trainings of one user, queued and running, and running. 0: no bound, and nothing of it is in the way.
+CLUSTER_USER_TRAININGS = _config.user_trainings
+CLUSTER_USER_TRAININGS_RUNNING = _config.user_trainings_running
+MIDDLEWARE: list[str] = [
+    *upstream.MIDDLEWARE,
+    *(["escriptorium_cluster.requests_bound.TrainingsBound"] if _config.user_trainings else []),
+]
+CLUSTER_FETCHING: dict[str, Any] = {
+    "places": _config.import_requests_per_host,
+    "patience": _config.import_patience_seconds,
+    "silence": _config.fetch_timeout_seconds,
+    "agent": f"eScriptorium (+https://{_config.site})",
+    "redis_url": _config.broker.url(1),
+}
 
 # --- Training ----------------------------------------------------------------------------------------------------
 

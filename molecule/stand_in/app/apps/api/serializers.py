@@ -1,9 +1,12 @@
 """The API's objects, with eScriptorium's names of fields; they start the jobs too."""
 
+import json
 import os
 from typing import Any
 
+import requests
 from django.conf import settings
+from django.core.files.base import ContentFile
 from django.utils import timezone
 from rest_framework import serializers
 
@@ -484,7 +487,7 @@ class SegTrainSerializer(TrainingSerializer):
 
 
 class ImportSerializer(ProcessSerializer):
-    """A request to import a PAGE XML file."""
+    """A request to import a PAGE XML file, or the images of a IIIF manifest."""
 
     PROCESS_NAME = "Import"
 
@@ -493,11 +496,17 @@ class ImportSerializer(ProcessSerializer):
     name = serializers.CharField(required=False)
     override = serializers.BooleanField(required=False, default=False)
     upload_file = serializers.FileField(required=False)
+    iiif_uri = serializers.URLField(required=False)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Read the file once before it goes to the queue, as the real one does."""
+        if attrs["mode"] == "iiif" and "iiif_uri" in attrs:
+            # Without a time limit, as the real one.
+            content = requests.get(attrs["iiif_uri"]).content
+            self.total = len(json.loads(content)["sequences"][0]["canvases"])
+            return {**attrs, "upload_file": ContentFile(content, name="iiif_manifest.json")}
         if attrs["mode"] != "xml":
-            raise serializers.ValidationError("The stand-in imports PAGE XML only.")
+            raise serializers.ValidationError("The stand-in imports PAGE XML and IIIF manifests only.")
         if "upload_file" not in attrs:
             raise serializers.ValidationError("'upload_file' is mandatory with mode 'xml'.")
         try:

@@ -1,0 +1,340 @@
+"""Bounds on one user's trainings: what is refused, what waits, and that each job ends once. Real Redis and Celery.
+
+    APPLICATION_VENV=<virtual environment> APPLICATION_TREE=<checkout> pytest tests/integration/test_fair_use.py
+
+What the web page and programs are told is tested on the real eScriptorium too; jobs run on the stand-in only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from application_bench import (
+    ADMIN,
+    PASSWORD,
+    children,
+    expect_workers,
+    kill_job,
+    restart_redis,
+    send_trainings,
+    start_worker,
+    trainings,
+)
+from client import CANCELED, FINISHED, QUEUED, RUNNING, wait_until
+
+if TYPE_CHECKING:
+    from application_bench import Bench, Trainings
+
+#: Queued and running, and running.
+BOUND, RUNNING_BOUND = 6, 1
+#: Seconds after which an idle worker brings a held job back: training_slots.LOOK_SECONDS and AGAIN_SECONDS.
+LOOK = 90
+
+_OTHER = """
+import json
+from django.contrib.auth import get_user_model
+users = get_user_model().objects
+made = users.filter(username="second").first() or users.create_user("second", "second@htr.test", "horse-battery-2")
+print(json.dumps(made.pk))
+"""
+
+
+@pytest.fixture(scope="module")
+def site(bench: Bench) -> Bench:
+    """Give an application with the bounds, and no worker yet."""
+    bench.environment |= {"CLUSTER_USER_TRAININGS": str(BOUND), "CLUSTER_USER_TRAININGS_RUNNING": str(RUNNING_BOUND)}
+    bench.prepare_site()
+    return bench
+
+
+@pytest.fixture(scope="module")
+def pool(site: Bench) -> Bench:
+    """Give two workers that take trainings."""
+    if not site.stand_in:
+        pytest.skip("only the stand-in's trainings take as long as asked")
+    site.shell(_OTHER)
+    start_worker(site, "one", "gpu,gpu-large")
+    start_worker(site, "two", "gpu,gpu-large")
+    return site
+
+
+def send(bench: Bench, user: str, *jobs: tuple[str, int]) -> list[str]:
+    """Send trainings in the name of a user."""
+    before = ADMIN["admin_name"]
+    try:
+        ADMIN["admin_name"] = user
+        return send_trainings(bench, *jobs)
+    finally:
+        ADMIN["admin_name"] = before
+
+
+def held(bench: Bench) -> int:
+    """Return how many jobs are held."""
+    asked = subprocess.run(
+        ["redis-cli", "-p", str(bench.ports["redis"]), "llen", "trainings-held"],
+        env=os.environ | {"REDISCLI_AUTH": PASSWORD},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return int(asked.stdout)
+
+
+def until(bench: Bench, ids: list[str], state: int, seconds: float = 60) -> Trainings:
+    """Wait until all jobs named have a state, and return what is known then."""
+    return wait_until(
+        partial(trainings, bench), lambda now: set(now.states(*ids)) == {state}, seconds, f"state {state} of {ids}", 0.2
+    )
+
+
+def until_held(bench: Bench, count: int) -> None:
+    """Wait until so many jobs are held."""
+    wait_until(partial(held, bench), lambda now: now == count, 40, f"{count} held", 0.2)
+
+
+def finish(bench: Bench, *ids: str, seconds: float = 120) -> list[int]:
+    """Wait until all jobs have finished; return how often each was begun. Nothing is left anywhere."""
+    done = until(bench, list(ids), FINISHED, seconds)
+    done = wait_until(partial(trainings, bench), lambda now: now.unacknowledged == 0, 10, "all acknowledged")
+    assert (done.waiting, held(bench)) == ({"gpu": 0, "gpu-large": 0}, 0)
+    return [len(starts) for starts in done.starts(*ids)]
+
+
+def order(bench: Bench, *ids: str) -> list[str]:
+    """Return jobs in the order in which they started."""
+    code = f"""
+import json
+from reporting.models import TaskReport
+rows = TaskReport.objects.filter(task_id__in={list(ids)!r}).order_by("started_at")
+print(json.dumps([row.task_id for row in rows]))
+"""
+    found: list[str] = bench.shell(code)
+    return found
+
+
+def overlap(bench: Bench, *ids: str) -> int:
+    """Return the most jobs that ran at the same time."""
+    code = f"""
+import json
+from reporting.models import TaskReport
+rows = TaskReport.objects.filter(task_id__in={list(ids)!r})
+print(json.dumps([[row.started_at.timestamp(), row.done_at.timestamp()] for row in rows]))
+"""
+    times: list[list[float]] = bench.shell(code)
+    return max(sum(start <= moment < end for start, end in times) for moment, _ in times)
+
+
+def ask(bench: Bench, text: str) -> Any:
+    """Run code with Django's test client, a user ``chief`` and a document of his with two pages."""
+    return bench.shell(f"""
+import json
+from core.models import Document, DocumentPart, OcrModel, Project
+from django.contrib.auth import get_user_model
+from django.test import Client
+from reporting.models import TaskReport
+from rest_framework.authtoken.models import Token
+
+user = get_user_model().objects.get(username={ADMIN["admin_name"]!r})
+project, _ = Project.objects.get_or_create(name="asked", owner=user)
+document, _ = Document.objects.get_or_create(name="asked", project=project, owner=user)
+while document.parts.count() < 2:
+    DocumentPart.objects.create(document=document, image="none.png", image_file_size=0)
+parts = list(document.parts.values_list("pk", flat=True))
+transcription = document.transcriptions.first()
+client = Client(HTTP_HOST="htr.test")
+key = {{"HTTP_AUTHORIZATION": "Token " + Token.objects.get_or_create(user=user)[0].key}}
+{text}
+""")
+
+
+_REFUSALS = """
+def report(number, state=TaskReport.WORKFLOW_STATE_QUEUED, method="core.tasks.train"):
+    # A training has a report for each of its pages.
+    for part in parts:
+        TaskReport.objects.create(user=user, label="", task_id=f"asked-{number}", method=method, workflow_state=state)
+
+for number in range(BOUND):
+    report(number, TaskReport.WORKFLOW_STATE_STARTED if number % 2 else TaskReport.WORKFLOW_STATE_QUEUED)
+models = OcrModel.objects.count()
+found = {}
+for action in ("train", "segtrain"):
+    ask = {"parts": parts, "model_name": "asked", "transcription": transcription.pk}
+    answer = client.post(f"/api/documents/{document.pk}/{action}/", ask, content_type="application/json", **key)
+    found[action] = [answer.status_code, answer.json()]
+client.force_login(user)
+answer = client.post(f"/api/documents/{document.pk}/train/", ask, content_type="application/json")
+found["session"] = [answer.status_code, answer.json()]
+answer = client.post(
+    f"/api/documents/{document.pk}/train/", ask, content_type="application/json", headers={"accept-language": "de"}
+)
+found["german"] = answer.json()["error"]["non_field_errors"][0]
+answer = client.post(f"/document/{document.pk}/process/", {"task": "train", "parts": parts, "model_name": "asked"})
+found["form"] = [answer.status_code, answer.json() if answer.status_code == 400 else None]
+found["nobody"] = Client(HTTP_HOST="htr.test").post(f"/api/documents/{document.pk}/train/", {}).status_code
+wrong = {"HTTP_AUTHORIZATION": "Token wrong"}
+found["wrong key"] = Client(HTTP_HOST="htr.test").post(f"/api/documents/{document.pk}/train/", {}, **wrong).status_code
+found["models"] = OcrModel.objects.count() - models
+# One ends: the next request reaches the view, which finds nothing in it.
+TaskReport.objects.filter(task_id="asked-0").update(workflow_state=TaskReport.WORKFLOW_STATE_DONE)
+answer = client.post(f"/api/documents/{document.pk}/train/", {}, content_type="application/json")
+found["after"] = [answer.status_code, "transcription" in json.dumps(answer.json())]
+found["read"] = client.get(f"/api/documents/{document.pk}/", **key).status_code
+TaskReport.objects.filter(task_id__startswith="asked-").delete()
+print(json.dumps(found))
+"""
+
+
+def test_a_request_beyond_the_bound_is_refused_before_anything_is_made(site: Bench) -> None:
+    found = ask(site, f"BOUND = {BOUND}\n{_REFUSALS}")
+    text = (
+        f"You have {BOUND} trainings queued or running; this site allows {BOUND} at a time. "
+        "Wait until one has ended, or cancel one."
+    )
+    refused = [400, {"status": "error", "error": {"non_field_errors": [text]}}]
+    assert [found["train"], found["segtrain"], found["session"]] == [refused] * 3
+    assert found["german"].startswith("Sie haben")
+    if not site.stand_in:
+        status, form = found["form"]
+        assert (status, json.loads(form["error"])) == (400, {"__all__": [text]})
+    assert (found["nobody"], found["wrong key"]) in {(401, 401), (403, 403)}
+    assert (found["models"], found["after"], found["read"]) == (0, [400, True], 200)
+
+
+def test_two_requests_at_once_do_not_both_pass(site: Bench) -> None:
+    found = ask(
+        site,
+        f"""
+import threading
+for number in range({BOUND - 1}):
+    TaskReport.objects.create(user=user, label="", task_id=f"asked-{{number}}", method="core.tasks.train")
+answers = []
+def go():
+    ask = {{"parts": parts, "model_name": "asked", "transcription": transcription.pk}}
+    mine = Client(HTTP_HOST="htr.test")
+    answer = mine.post(f"/api/documents/{{document.pk}}/train/", ask, content_type="application/json", **key)
+    answers.append(answer.status_code)
+threads = [threading.Thread(target=go) for _ in range(6)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+reports = TaskReport.objects.filter(user=user, method="core.tasks.train")
+sent = reports.exclude(task_id__startswith="asked-").values("task_id").distinct().count()
+reports.delete()
+from django.conf import settings
+Redis.from_url(settings.CELERY_BROKER_URL).delete("gpu", "gpu-large")
+print(json.dumps([sorted(answers), sent]))
+""",
+    )
+    assert found == [[200, 400, 400, 400, 400, 400], 1]
+
+
+def test_one_runs_and_the_others_wait_without_a_worker(pool: Bench) -> None:
+    mine = send(pool, "chief", ("train", 40), ("train", 1), ("segtrain", 1), ("train", 1))
+    until(pool, mine[:1], RUNNING)
+    until_held(pool, 3)
+    # One worker runs the first; the other one is free for everybody else.
+    theirs = send(pool, "second", ("train", 2))
+    now = until(pool, theirs, FINISHED)
+    assert now.states(*mine) == [RUNNING, QUEUED, QUEUED, QUEUED]
+    assert finish(pool, *mine) == [1, 1, 1, 1]
+    assert order(pool, *mine) == mine
+    assert overlap(pool, *mine) == RUNNING_BOUND
+    reasons = pool.shell(f"""
+import json
+from reporting.models import TaskReport
+rows = TaskReport.objects.filter(task_id__in={mine!r}).order_by("pk")
+print(json.dumps([row.messages.count("waits until another one of yours has ended") for row in rows]))
+""")
+    assert reasons == [0, 1, 1, 1]
+
+
+def test_a_killed_training_keeps_its_turn(pool: Bench) -> None:
+    mine = send(pool, "chief", ("train", 30), ("train", 1))
+    running = until(pool, mine[:1], RUNNING)
+    until_held(pool, 1)
+    ((worker,),) = running.starts(mine[0])
+    kill_job(pool, worker)
+    assert finish(pool, *mine, seconds=LOOK + 60) == [2, 1]
+
+
+def test_a_cancelled_training_makes_room_and_a_held_one_can_be_cancelled(pool: Bench) -> None:
+    mine = send(pool, "chief", ("train", 300), ("train", 1), ("train", 1))
+    until(pool, mine[:1], RUNNING)
+    until_held(pool, 2)
+    pool.shell(f"""
+import json
+from reporting.models import TaskReport
+for name in {[mine[1], mine[0]]!r}:
+    TaskReport.objects.get(task_id=name).cancel("chief")
+print(json.dumps(None))
+""")
+    assert finish(pool, mine[2], seconds=2 * LOOK) == [1]
+    now = trainings(pool)
+    assert (now.states(*mine), now.starts(mine[1])) == ([CANCELED, CANCELED, FINISHED], [[]])
+
+
+def test_a_worker_that_is_gone_frees_its_slot(pool: Bench) -> None:
+    mine = send(pool, "chief", ("train", 300), ("train", 1))
+    running = until(pool, mine[:1], RUNNING)
+    until_held(pool, 1)
+    ((worker,),) = running.starts(mine[0])
+    process = pool.processes.pop(worker)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+    done = until(pool, mine[1:], FINISHED, LOOK + 30)
+    assert (done.states(mine[0]), done.unacknowledged) == ([RUNNING], 1)
+    pool.shell(f"""
+import json
+from django.conf import settings
+from reporting.models import TaskReport
+Redis.from_url(settings.CELERY_BROKER_URL).delete("unacked", "unacked_index")
+TaskReport.objects.filter(task_id={mine[0]!r}).update(workflow_state=TaskReport.WORKFLOW_STATE_ERROR)
+print(json.dumps(None))
+""")
+    start_worker(pool, worker, "gpu,gpu-large")
+
+
+def test_a_restart_of_the_broker_loses_nothing(pool: Bench) -> None:
+    mine = send(pool, "chief", ("train", 45), ("train", 1), ("train", 1))
+    until(pool, mine[:1], RUNNING)
+    until_held(pool, 2)
+    restart_redis(pool, 4)
+    expect_workers(pool, "one", "two")
+    assert held(pool) == 2
+    assert finish(pool, *mine) == [1, 1, 1]
+    assert order(pool, *mine) == mine
+
+
+def test_idle_workers_do_not_turn_in_circles(pool: Bench) -> None:
+    mine = send(pool, "chief", ("train", 60), *[("train", 0)] * 5)
+    running = until(pool, mine[:1], RUNNING)
+    until_held(pool, 5)
+    ((worker,),) = running.starts(mine[0])
+    idle = "two" if worker == "one" else "one"
+    before = pool.log(idle).count("received")
+    child = children(pool.processes[idle].pid)
+    time.sleep(15)
+    assert pool.log(idle).count("received") - before <= 1
+    assert len(child) == 1
+    assert finish(pool, *mine) == [1] * 6
+    assert order(pool, *mine) == mine
+
+
+def test_held_trainings_come_back_when_the_bound_is_switched_off(pool: Bench) -> None:
+    mine = send(pool, "chief", ("train", 25), ("train", 1), ("segtrain", 1))
+    until(pool, mine[:1], RUNNING)
+    until_held(pool, 2)
+    for worker in ("one", "two"):
+        pool.processes[worker].terminate()
+    # As a deployment does: each ends its job first.
+    for worker in ("one", "two"):
+        pool.processes.pop(worker).wait(60)
+    pool.environment["CLUSTER_USER_TRAININGS_RUNNING"] = "0"
+    start_worker(pool, "one", "gpu,gpu-large")
+    assert finish(pool, *mine) == [1, 1, 1]
