@@ -200,7 +200,7 @@ def test_a_worker_that_was_stopped_shortly_goes_on(site: Bench) -> None:
 
 def test_a_broker_that_is_away_for_longer_than_the_lease_kills_nobody(site: Bench) -> None:
     start_worker(site, "worker1", QUEUES)
-    (job,) = send_trainings(site, ("train", 12))
+    (job,) = send_trainings(site, ("train", 45))
     running(site, job)
     reap(site)
     child = children(site.processes["worker1"].pid)
