@@ -75,6 +75,17 @@ def send(bench: Bench, user: str, *jobs: tuple[str, int]) -> list[str]:
         ADMIN["admin_name"] = before
 
 
+def one_and_then(bench: Bench, first: tuple[str, int], *others: tuple[str, int]) -> list[str]:
+    """Send a training of ``chief``, wait until it runs, and send others, which are held then."""
+    ids = send(bench, "chief", first)
+    until(bench, ids, RUNNING)
+    # One after the other: two idle workers may take jobs in any order.
+    for count, other in enumerate(others, 1):
+        ids += send(bench, "chief", other)
+        until_held(bench, count)
+    return ids
+
+
 def held(bench: Bench) -> int:
     """Return how many jobs are held."""
     asked = subprocess.run(
@@ -235,9 +246,7 @@ print(json.dumps([sorted(answers), sent]))
 
 
 def test_one_runs_and_the_others_wait_without_a_worker(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 40), ("train", 1), ("segtrain", 1), ("train", 1))
-    until(pool, mine[:1], RUNNING)
-    until_held(pool, 3)
+    mine = one_and_then(pool, ("train", 40), ("train", 1), ("segtrain", 1), ("train", 1))
     # One worker runs the first; the other one is free for everybody else.
     theirs = send(pool, "second", ("train", 2))
     now = until(pool, theirs, FINISHED)
@@ -255,18 +264,15 @@ print(json.dumps([row.messages.count("waits until another one of yours has ended
 
 
 def test_a_killed_training_keeps_its_turn(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 30), ("train", 1))
-    running = until(pool, mine[:1], RUNNING)
-    until_held(pool, 1)
+    mine = one_and_then(pool, ("train", 30), ("train", 1))
+    running = trainings(pool)
     ((worker,),) = running.starts(mine[0])
     kill_job(pool, worker)
     assert finish(pool, *mine, seconds=LOOK + 60) == [2, 1]
 
 
 def test_a_cancelled_training_makes_room_and_a_held_one_can_be_cancelled(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 300), ("train", 1), ("train", 1))
-    until(pool, mine[:1], RUNNING)
-    until_held(pool, 2)
+    mine = one_and_then(pool, ("train", 300), ("train", 1), ("train", 1))
     pool.shell(f"""
 import json
 from reporting.models import TaskReport
@@ -280,9 +286,8 @@ print(json.dumps(None))
 
 
 def test_a_worker_that_is_gone_frees_its_slot(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 300), ("train", 1))
-    running = until(pool, mine[:1], RUNNING)
-    until_held(pool, 1)
+    mine = one_and_then(pool, ("train", 300), ("train", 1))
+    running = trainings(pool)
     ((worker,),) = running.starts(mine[0])
     process = pool.processes.pop(worker)
     os.killpg(process.pid, signal.SIGKILL)
@@ -301,9 +306,7 @@ print(json.dumps(None))
 
 
 def test_a_restart_of_the_broker_loses_nothing(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 45), ("train", 1), ("train", 1))
-    until(pool, mine[:1], RUNNING)
-    until_held(pool, 2)
+    mine = one_and_then(pool, ("train", 45), ("train", 1), ("train", 1))
     restart_redis(pool, 4)
     expect_workers(pool, "one", "two")
     assert held(pool) == 2
@@ -312,9 +315,8 @@ def test_a_restart_of_the_broker_loses_nothing(pool: Bench) -> None:
 
 
 def test_idle_workers_do_not_turn_in_circles(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 60), *[("train", 0)] * 5)
-    running = until(pool, mine[:1], RUNNING)
-    until_held(pool, 5)
+    mine = one_and_then(pool, ("train", 60), *[("train", 0)] * 3)
+    running = trainings(pool)
     ((worker,),) = running.starts(mine[0])
     idle = "two" if worker == "one" else "one"
     before = pool.log(idle).count("received")
@@ -322,14 +324,12 @@ def test_idle_workers_do_not_turn_in_circles(pool: Bench) -> None:
     time.sleep(15)
     assert pool.log(idle).count("received") - before <= 1
     assert len(child) == 1
-    assert finish(pool, *mine) == [1] * 6
+    assert finish(pool, *mine) == [1] * 4
     assert order(pool, *mine) == mine
 
 
 def test_held_trainings_come_back_when_the_bound_is_switched_off(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 25), ("train", 1), ("segtrain", 1))
-    until(pool, mine[:1], RUNNING)
-    until_held(pool, 2)
+    mine = one_and_then(pool, ("train", 25), ("train", 1), ("segtrain", 1))
     for worker in ("one", "two"):
         pool.processes[worker].terminate()
     # As a deployment does: each ends its job first.
