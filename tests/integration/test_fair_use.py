@@ -238,6 +238,7 @@ reports = TaskReport.objects.filter(user=user, method="core.tasks.train")
 sent = reports.exclude(task_id__startswith="asked-").values("task_id").distinct().count()
 reports.delete()
 from django.conf import settings
+from redis import Redis
 Redis.from_url(settings.CELERY_BROKER_URL).delete("gpu", "gpu-large")
 print(json.dumps([sorted(answers), sent]))
 """,
@@ -297,6 +298,7 @@ def test_a_worker_that_is_gone_frees_its_slot(pool: Bench) -> None:
     pool.shell(f"""
 import json
 from django.conf import settings
+from redis import Redis
 from reporting.models import TaskReport
 Redis.from_url(settings.CELERY_BROKER_URL).delete("unacked", "unacked_index")
 TaskReport.objects.filter(task_id={mine[0]!r}).update(workflow_state=TaskReport.WORKFLOW_STATE_ERROR)
