@@ -49,7 +49,11 @@ print(json.dumps(made.pk))
 @pytest.fixture(scope="module")
 def site(bench: Bench) -> Bench:
     """Give an application with the bounds, and no worker yet."""
-    bench.environment |= {"CLUSTER_USER_TRAININGS": str(BOUND), "CLUSTER_USER_TRAININGS_RUNNING": str(RUNNING_BOUND)}
+    bench.environment |= {
+        "CLUSTER_USER_TRAININGS": str(BOUND),
+        "CLUSTER_USER_TRAININGS_RUNNING": str(RUNNING_BOUND),
+        "ESC_LANGUAGES": "en,fr,de",
+    }
     bench.prepare_site()
     return bench
 
