@@ -483,6 +483,10 @@ _SIZES = (
     _Size(re.compile(r"visibility_timeout(_s)?$"), MIN_VISIBILITY_TIMEOUT_S, 10 * 365 * 86400, "seconds"),
     _Size(re.compile(r"^escriptorium_(lease|orphan)_seconds$"), 30, 86400, "seconds"),
     _Size(re.compile(r"^service_[ug]id$"), 100, 65533, "number that no account of the system has"),
+    _Size(re.compile(r"^escriptorium_fetch_timeout_seconds$"), 1, 90, "seconds"),
+    _Size(re.compile(r"^escriptorium_import_patience_seconds$"), 0, 86400, "seconds"),
+    _Size(re.compile(r"^escriptorium_import_requests_per_host$"), 0, 100, "requests"),
+    _Size(re.compile(r"^escriptorium_trainings_(running_)?per_user$"), 0, 1000, "trainings"),
     _Size(re.compile(r"upload\w*_mib$"), 1, 1024 * 1024, "MiB"),
     _Size(re.compile(r"_(mb|mib|gb|gib)$"), 1, 1024 * 1024 * 1024, "units as the name says"),
     _Size(

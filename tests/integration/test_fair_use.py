@@ -49,7 +49,11 @@ print(json.dumps(made.pk))
 @pytest.fixture(scope="module")
 def site(bench: Bench) -> Bench:
     """Give an application with the bounds, and no worker yet."""
-    bench.environment |= {"CLUSTER_USER_TRAININGS": str(BOUND), "CLUSTER_USER_TRAININGS_RUNNING": str(RUNNING_BOUND)}
+    bench.environment |= {
+        "CLUSTER_USER_TRAININGS": str(BOUND),
+        "CLUSTER_USER_TRAININGS_RUNNING": str(RUNNING_BOUND),
+        "ESC_LANGUAGES": "en,fr,de",
+    }
     bench.prepare_site()
     return bench
 
@@ -75,6 +79,41 @@ def send(bench: Bench, user: str, *jobs: tuple[str, int]) -> list[str]:
         ADMIN["admin_name"] = before
 
 
+#: One after the other: two idle workers may take jobs in any order. In one process: each takes seconds to begin.
+_ONE_AND_THEN = """
+import json, time
+from core.models import Document, OcrModel, Project
+from core.tasks import segtrain, train
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from redis import Redis
+from reporting.models import TaskReport
+
+redis = Redis.from_url(settings.CELERY_BROKER_URL)
+user = get_user_model().objects.get(username=ADMIN)
+project, _ = Project.objects.get_or_create(name="trainings", owner=user)
+document, _ = Document.objects.get_or_create(name="trainings", project=project, owner=user)
+sent = []
+for name, seconds in JOBS:
+    model = OcrModel.objects.create(name=f"hold-{seconds}", job=1, owner=user, file_size=0)
+    about = {"transcription_pk": document.transcriptions.get().pk} if name == "train" else {"document_pk": document.pk}
+    task = segtrain if name == "segtrain" else train
+    sent.append(task.delay(model_pk=model.pk, user_pk=user.pk, **about).id)
+    end = time.monotonic() + 60
+    runs = TaskReport.objects.filter(task_id=sent[0], workflow_state=TaskReport.WORKFLOW_STATE_STARTED)
+    while not (runs.exists() and redis.llen("trainings-held") == len(sent) - 1):
+        assert time.monotonic() < end, (sent, redis.llen("trainings-held"))
+        time.sleep(0.1)
+print(json.dumps(sent))
+"""
+
+
+def one_and_then(bench: Bench, *jobs: tuple[str, int]) -> list[str]:
+    """Send a training of ``chief``, wait until it runs, and send others, which are held then."""
+    ids: list[str] = bench.shell(f"ADMIN = {ADMIN['admin_name']!r}\nJOBS = {jobs!r}\n{_ONE_AND_THEN}")
+    return ids
+
+
 def held(bench: Bench) -> int:
     """Return how many jobs are held."""
     asked = subprocess.run(
@@ -92,11 +131,6 @@ def until(bench: Bench, ids: list[str], state: int, seconds: float = 60) -> Trai
     return wait_until(
         partial(trainings, bench), lambda now: set(now.states(*ids)) == {state}, seconds, f"state {state} of {ids}", 0.2
     )
-
-
-def until_held(bench: Bench, count: int) -> None:
-    """Wait until so many jobs are held."""
-    wait_until(partial(held, bench), lambda now: now == count, 40, f"{count} held", 0.2)
 
 
 def finish(bench: Bench, *ids: str, seconds: float = 120) -> list[int]:
@@ -227,6 +261,7 @@ reports = TaskReport.objects.filter(user=user, method="core.tasks.train")
 sent = reports.exclude(task_id__startswith="asked-").values("task_id").distinct().count()
 reports.delete()
 from django.conf import settings
+from redis import Redis
 Redis.from_url(settings.CELERY_BROKER_URL).delete("gpu", "gpu-large")
 print(json.dumps([sorted(answers), sent]))
 """,
@@ -235,9 +270,7 @@ print(json.dumps([sorted(answers), sent]))
 
 
 def test_one_runs_and_the_others_wait_without_a_worker(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 40), ("train", 1), ("segtrain", 1), ("train", 1))
-    until(pool, mine[:1], RUNNING)
-    until_held(pool, 3)
+    mine = one_and_then(pool, ("train", 60), ("train", 1), ("segtrain", 1), ("train", 1))
     # One worker runs the first; the other one is free for everybody else.
     theirs = send(pool, "second", ("train", 2))
     now = until(pool, theirs, FINISHED)
@@ -255,18 +288,15 @@ print(json.dumps([row.messages.count("waits until another one of yours has ended
 
 
 def test_a_killed_training_keeps_its_turn(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 30), ("train", 1))
-    running = until(pool, mine[:1], RUNNING)
-    until_held(pool, 1)
+    mine = one_and_then(pool, ("train", 45), ("train", 1))
+    running = trainings(pool)
     ((worker,),) = running.starts(mine[0])
     kill_job(pool, worker)
     assert finish(pool, *mine, seconds=LOOK + 60) == [2, 1]
 
 
 def test_a_cancelled_training_makes_room_and_a_held_one_can_be_cancelled(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 300), ("train", 1), ("train", 1))
-    until(pool, mine[:1], RUNNING)
-    until_held(pool, 2)
+    mine = one_and_then(pool, ("train", 300), ("train", 1), ("train", 1))
     pool.shell(f"""
 import json
 from reporting.models import TaskReport
@@ -280,9 +310,8 @@ print(json.dumps(None))
 
 
 def test_a_worker_that_is_gone_frees_its_slot(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 300), ("train", 1))
-    running = until(pool, mine[:1], RUNNING)
-    until_held(pool, 1)
+    mine = one_and_then(pool, ("train", 300), ("train", 1))
+    running = trainings(pool)
     ((worker,),) = running.starts(mine[0])
     process = pool.processes.pop(worker)
     os.killpg(process.pid, signal.SIGKILL)
@@ -292,6 +321,7 @@ def test_a_worker_that_is_gone_frees_its_slot(pool: Bench) -> None:
     pool.shell(f"""
 import json
 from django.conf import settings
+from redis import Redis
 from reporting.models import TaskReport
 Redis.from_url(settings.CELERY_BROKER_URL).delete("unacked", "unacked_index")
 TaskReport.objects.filter(task_id={mine[0]!r}).update(workflow_state=TaskReport.WORKFLOW_STATE_ERROR)
@@ -301,9 +331,7 @@ print(json.dumps(None))
 
 
 def test_a_restart_of_the_broker_loses_nothing(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 45), ("train", 1), ("train", 1))
-    until(pool, mine[:1], RUNNING)
-    until_held(pool, 2)
+    mine = one_and_then(pool, ("train", 60), ("train", 1), ("train", 1))
     restart_redis(pool, 4)
     expect_workers(pool, "one", "two")
     assert held(pool) == 2
@@ -312,9 +340,8 @@ def test_a_restart_of_the_broker_loses_nothing(pool: Bench) -> None:
 
 
 def test_idle_workers_do_not_turn_in_circles(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 60), *[("train", 0)] * 5)
-    running = until(pool, mine[:1], RUNNING)
-    until_held(pool, 5)
+    mine = one_and_then(pool, ("train", 60), *[("train", 0)] * 3)
+    running = trainings(pool)
     ((worker,),) = running.starts(mine[0])
     idle = "two" if worker == "one" else "one"
     before = pool.log(idle).count("received")
@@ -322,19 +349,17 @@ def test_idle_workers_do_not_turn_in_circles(pool: Bench) -> None:
     time.sleep(15)
     assert pool.log(idle).count("received") - before <= 1
     assert len(child) == 1
-    assert finish(pool, *mine) == [1] * 6
+    assert finish(pool, *mine) == [1] * 4
     assert order(pool, *mine) == mine
 
 
 def test_held_trainings_come_back_when_the_bound_is_switched_off(pool: Bench) -> None:
-    mine = send(pool, "chief", ("train", 25), ("train", 1), ("segtrain", 1))
-    until(pool, mine[:1], RUNNING)
-    until_held(pool, 2)
+    mine = one_and_then(pool, ("train", 45), ("train", 1), ("segtrain", 1))
     for worker in ("one", "two"):
         pool.processes[worker].terminate()
     # As a deployment does: each ends its job first.
     for worker in ("one", "two"):
-        pool.processes.pop(worker).wait(60)
+        pool.processes.pop(worker).wait(120)
     pool.environment["CLUSTER_USER_TRAININGS_RUNNING"] = "0"
     start_worker(pool, "one", "gpu,gpu-large")
     assert finish(pool, *mine) == [1, 1, 1]

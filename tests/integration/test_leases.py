@@ -200,7 +200,7 @@ def test_a_worker_that_was_stopped_shortly_goes_on(site: Bench) -> None:
 
 def test_a_broker_that_is_away_for_longer_than_the_lease_kills_nobody(site: Bench) -> None:
     start_worker(site, "worker1", QUEUES)
-    (job,) = send_trainings(site, ("train", 12))
+    (job,) = send_trainings(site, ("train", 45))
     running(site, job)
     reap(site)
     child = children(site.processes["worker1"].pid)
@@ -243,7 +243,7 @@ def test_a_worker_that_lives_survives_being_declared_dead_by_mistake(site: Bench
 def test_a_job_that_runs_is_not_begun_by_another_worker(site: Bench) -> None:
     """Redis hands a message out a second time: its timeout is shorter than the job."""
     start_worker(site, "worker1", QUEUES)
-    (job,) = send_trainings(site, ("train", 14))
+    (job,) = send_trainings(site, ("train", 60))
     running(site, job)
     start_worker(site, "worker2", QUEUES)
     site.shell("""
@@ -263,7 +263,7 @@ print(json.dumps(None))
     wait_until(
         partial(trainings, site), lambda now: now.states(other) == [FINISHED], 12, "worker2 does other jobs", 0.3
     )
-    assert finish(site, job, other) == [["worker1"], ["worker2"]]
+    assert finish(site, job, other, seconds=180) == [["worker1"], ["worker2"]]
     assert results(site, job) == [1]
 
 

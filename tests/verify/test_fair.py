@@ -138,11 +138,13 @@ def test_bounds_of_one_user(
     assert database.rows("SELECT id FROM core_ocrmodel WHERE name = 'one too many'") == []
 
     # No worker waits with them: they lie in a list of their own, where an operator sees them.
-    shown = connect(inventory.frontend).check_output(
-        "/usr/local/lib/escriptorium/run-as-service python -m escriptorium_cluster.jobs"
-    )
-    assert "trainings-held 3" in shown
-    assert shown.count("core.tasks.train") == 1
+    frontend = connect(inventory.frontend)
+
+    def shown() -> bool:
+        text = frontend.check_output("/usr/local/lib/escriptorium/run-as-service python -m escriptorium_cluster.jobs")
+        return "trainings-held 3" in text and text.count("core.tasks.train") == 1
+
+    wait_for("three of them among the held", shown, timeout=60)
 
     wait_for("the end of all", lambda: states(database, document.pk) == [DONE] * 4, timeout=240)
     rows = database.rows(

@@ -291,7 +291,7 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         overflow_queues=overflow_queues if overflow_seconds >= 0 else (),
         overflow_seconds=overflow_seconds,
         # 0: no bound.
-        user_trainings=read.integer("CLUSTER_USER_TRAININGS", 0, 0, 10000),
+        user_trainings=read.integer("CLUSTER_USER_TRAININGS", 0, 0, 1000),
         user_trainings_running=read.integer("CLUSTER_USER_TRAININGS_RUNNING", 0, 0, 1000),
         import_requests_per_host=read.integer("CLUSTER_IMPORT_REQUESTS_PER_HOST", 2, 0, 100),
         import_patience_seconds=read.integer("CLUSTER_IMPORT_PATIENCE_SECONDS", 600, 0, 86400),
