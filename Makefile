@@ -62,6 +62,10 @@ stand-in: venv
 demo: venv ## Start a cluster of four containers on this computer
 	@molecule/resources/demo up
 
+.PHONY: demo-join
+demo-join: venv ## Add a compute host to the demo with one line and one command
+	@molecule/resources/demo join
+
 .PHONY: demo-destroy
 demo-destroy: venv ## Take the demo away
 	@molecule/resources/demo destroy

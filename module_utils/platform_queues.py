@@ -20,6 +20,8 @@ TRAINING_QUEUE = "gpu"
 REQUIRED_COMPUTE_QUEUES = (*PROCESSOR_QUEUES, TRAINING_QUEUE)
 FRONTEND_QUEUES = ("imports",)
 ALIGNMENT_QUEUE = "jvm"
+ABSENT = "absent"
+GROUPS_THAT_STAY = ("frontend", "storage", "replica", "hypervisor")
 
 
 def truth(value: Any) -> bool | None:
@@ -45,10 +47,15 @@ def has_cards(inventory: Inventory, host: str) -> bool:
     return has_workers(inventory.value(host, "gpu_partition_cards"))
 
 
+def staying(inventory: Inventory) -> tuple[str, ...]:
+    """Compute hosts that belong to the platform: drained ones come back to their queues, absent ones do not."""
+    return tuple(host for host in inventory.members("compute") if inventory.value(host, "compute_state") != ABSENT)
+
+
 def queues_of(inventory: Inventory, host: str, aligned: bool | None) -> tuple[str, ...] | None:
     """Queues that a compute host takes; None where that is not known. As group_vars/all/application.yml has it."""
     if not inventory.is_set(host, "compute_queues"):
-        some_have = any(has_cards(inventory, other) for other in inventory.members("compute"))
+        some_have = any(has_cards(inventory, other) for other in staying(inventory))
         return (
             PROCESSOR_QUEUES
             + ((TRAINING_QUEUE,) if has_cards(inventory, host) or not some_have else ())
@@ -93,7 +100,7 @@ def rule_queue_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pro
 def rule_queues_consumed(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Jobs of a queue that nobody consumes wait for ever and no error says so (seen in the field with jvm)."""
     aligned = alignment(inventory, catalogue)
-    hosts = inventory.members("compute")
+    hosts = staying(inventory)
     taken: set[str] = set()
     for host in hosts:
         queues = queues_of(inventory, host, aligned)
@@ -113,6 +120,28 @@ def rule_queues_consumed(inventory: Inventory, catalogue: Catalogue) -> Iterator
                 )
 
 
+def rule_absent_hosts(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Without any compute host jobs wait for ever; and what a host with other duties has must not be cleaned away."""
+    del catalogue
+    others = set(inventory.members(*GROUPS_THAT_STAY))
+    compute = inventory.members("compute")
+    for host, value in given(inventory, "compute_state", str):
+        if host not in compute and value != "active":
+            mend = "take it out, or put the host into the group compute"
+            yield Problem(host, "compute_state", repr(value), "a compute host", mend)
+        elif value == ABSENT and host in others:
+            mend = "take the host out of the group compute: its workers go with the next run, its other duties stay"
+            yield Problem(host, "compute_state", "'absent' on a host with other duties", "active or drained", mend)
+    if compute and not staying(inventory):
+        yield Problem(
+            THE_INVENTORY,
+            "compute_state",
+            "absent on every compute host",
+            "one that stays or more",
+            "set compute_state: drained where a host is to come back",
+        )
+
+
 def rule_worker_overrides(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Refuse overrides without effect (a misspelt queue or key) and workers without a process."""
     del catalogue
@@ -130,4 +159,4 @@ def rule_worker_overrides(inventory: Inventory, catalogue: Catalogue) -> Iterato
             )
 
 
-QUEUE_RULES: tuple[Rule, ...] = (rule_queue_names, rule_queues_consumed, rule_worker_overrides)
+QUEUE_RULES: tuple[Rule, ...] = (rule_queue_names, rule_queues_consumed, rule_absent_hosts, rule_worker_overrides)

@@ -103,7 +103,8 @@ def test_without_an_environment_the_variables_are_named(
 def test_json_output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("REDIS_HOST", "10.0.0.1")
     monkeypatch.setenv("CLUSTER_REDIS_PASSWORD", "secret-password")
-    monkeypatch.setattr(workers, "celery_ping", lambda _broker: lambda names, _seconds: names)
+    monkeypatch.setattr(workers, "celery_app", lambda _broker: None)
+    monkeypatch.setattr(workers, "celery_ping", lambda _app: lambda names, _seconds: names)
     assert main(["--expect", "default@c1", "--json"]) == 0
     output = capsys.readouterr().out
     assert '"answered": ["default@c1"], "silent": []' in output

@@ -12,6 +12,7 @@ from kombu import Queue
 
 from escriptorium_cluster.config import HELD_QUEUE, LARGE_QUEUE, load_config
 from escriptorium_cluster.guard import after_return, before_start
+from escriptorium_cluster.probe import PROBE_TASK
 
 # The same as a star import, but explicit about what a setting is.
 globals().update({name: value for name, value in vars(upstream).items() if name.isupper()})
@@ -97,6 +98,8 @@ CELERY_TASK_ANNOTATIONS: dict[str, dict[str, Any]] = {
     "*": {"before_start": before_start, "after_return": after_return},
     "core.tasks.segtrain": {"queue": LARGE_QUEUE},
 }
+# The cluster's own jobs belong to no user: upstream looks for no report of these.
+REPORTING_TASKS_BLACKLIST: list[str] = [*upstream.REPORTING_TASKS_BLACKLIST, PROBE_TASK]
 CLUSTER_TASK_MAX_STARTS = _config.task_max_starts
 # Seconds of silence after which a worker counts as dead: see lease.py.
 CLUSTER_LEASE_SECONDS = _config.lease_seconds

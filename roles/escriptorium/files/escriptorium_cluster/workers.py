@@ -1,8 +1,10 @@
 """Waits until every expected Celery worker answers. Needs no Django: it only talks to the broker.
 
-    python -m escriptorium_cluster.workers --expect default@compute1,gpu@compute1 --timeout 90 [--json]
+    python -m escriptorium_cluster.workers --expect default@compute1,gpu@compute1 --timeout 90 [--probe new] [--json]
 
 Exit status 0: all answered. 1: some are silent (they are named), or the broker does not answer. 2: wrong usage.
+With --probe new each worker that was not proven since its start gets a probe job too (probe.py), and one that lacks
+what a job needs makes the status 1 as well; with --probe all each gets one.
 A worker that was started while the broker was down can stay deaf for ever although its process lives: it answers no
 ping, so it is found here.
 """
@@ -15,12 +17,21 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from escriptorium_cluster.config import BrokerConfig, ConfigError, load_broker
+from escriptorium_cluster.probe import PROBE_COMMAND, PROBE_TASK, PROVEN_KEY, Proof, decode, queue_of, unproven
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from redis import Redis
 
 #: Seconds that one round of questions waits for answers.
 ROUND_SECONDS = 3.0
+#: Seconds after which a worker that has not begun its probe job is asked whether it is busy.
+BUSY_SECONDS = 4.0
 
 #: Asks the named nodes and returns those that answered within the seconds given.
 Ping = Callable[[Sequence[str], float], Iterable[str]]
@@ -87,8 +98,8 @@ def wait_for_workers(
             sleep(pause)
 
 
-def celery_ping(broker: BrokerConfig) -> Ping:
-    """Return a function that pings workers through Celery's remote control."""
+def celery_app(broker: BrokerConfig) -> Celery:
+    """Return Celery's client, which knows the broker and nothing of the application."""
     from celery import Celery
 
     app = Celery("escriptorium_cluster.workers", broker=broker.url(0), set_as_current=False)
@@ -102,12 +113,77 @@ def celery_ping(broker: BrokerConfig) -> Ping:
         },
         broker_connection_timeout=ROUND_SECONDS,
     )
+    return app
+
+
+def celery_ping(app: Celery) -> Ping:
+    """Return a function that pings workers through Celery's remote control."""
 
     def ping(names: Sequence[str], seconds: float) -> Iterable[str]:
         replies = app.control.ping(destination=list(names), timeout=seconds, limit=len(names))
         return [name for reply in replies or [] for name in reply]
 
     return ping
+
+
+def probe(
+    app: Celery, broker: BrokerConfig, names: Sequence[str], timeout: float, *, every: bool
+) -> tuple[list[Proof], list[str]]:
+    """Send a probe job to workers; return their proofs, and the names of those that sent none in time.
+
+    :param every: also to workers that were proven since their start.
+    :param timeout: seconds.
+    """
+    from redis import Redis
+
+    redis = Redis.from_url(broker.url(0), socket_connect_timeout=ROUND_SECONDS, socket_timeout=timeout + ROUND_SECONDS)
+    asked = list(names)
+    if not every:
+        told = app.control.inspect(destination=asked, timeout=ROUND_SECONDS, limit=len(asked)).stats() or {}
+        # One that does not tell its age is asked.
+        ages = {name: float(told.get(name, {}).get("uptime", 0)) for name in asked}
+        proven = {name.decode(): float(second) for name, second in redis.hgetall(PROVEN_KEY).items()}
+        asked = list(unproven(ages, proven, float(redis.time()[0])))
+    if not asked:
+        return [], []
+    replies = f"cluster:proofs:{uuid4().hex}"
+    for name in asked:
+        queue = queue_of(name)
+        app.control.add_consumer(queue, destination=[name], reply=True, timeout=ROUND_SECONDS, limit=1)
+        app.send_task(PROBE_TASK, kwargs={"reply_to": replies}, queue=queue, expires=timeout, ignore_result=True)
+    try:
+        return _collect(app, redis, replies, asked, timeout)
+    finally:
+        for name in asked:
+            queue = queue_of(name)
+            app.control.cancel_consumer(queue, destination=[name])
+            redis.delete(queue, f"_kombu.binding.{queue}")
+        redis.delete(replies)
+
+
+def _collect(
+    app: Celery, redis: Redis, replies: str, asked: Sequence[str], timeout: float
+) -> tuple[list[Proof], list[str]]:
+    """Wait for the proofs of all workers asked; those that are busy are told to look beside their jobs."""
+    proofs: dict[str, Proof] = {}
+    end = time.monotonic() + timeout
+    pause = BUSY_SECONDS
+    beside: set[str] = set()
+    while (missing := [name for name in asked if name not in proofs]) and (left := end - time.monotonic()) > 0:
+        reply = redis.blpop([replies], timeout=max(1, round(min(pause, left))))
+        if reply:
+            found = decode(reply[1])
+            proofs.setdefault(found.worker, found)
+            continue
+        pause = ROUND_SECONDS
+        waiting = [name for name in missing if name not in beside]
+        if waiting:
+            active = app.control.inspect(destination=waiting, timeout=ROUND_SECONDS, limit=len(waiting)).active() or {}
+            busy = [name for name, jobs in active.items() if any(job["name"] != PROBE_TASK for job in jobs)]
+            if busy:
+                app.control.broadcast(PROBE_COMMAND, arguments={"reply_to": replies}, destination=busy)
+                beside.update(busy)
+    return [proofs[name] for name in asked if name in proofs], [name for name in asked if name not in proofs]
 
 
 def explain(answer: Answer) -> str:
@@ -126,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="escriptorium_cluster.workers", description="Wait for Celery workers.")
     parser.add_argument("--expect", required=True, metavar="QUEUE@HOST,...", help="node names of the workers")
     parser.add_argument("--timeout", type=float, default=90.0, metavar="SECONDS", help="how long to wait (90)")
+    parser.add_argument("--probe", choices=("none", "new", "all"), default="none", help="who gets a probe job (none)")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of text")
     options = parser.parse_args(arguments)
     try:
@@ -137,22 +214,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    answer = wait_for_workers(expected, options.timeout, celery_ping(broker))
+    app = celery_app(broker)
+    answer = wait_for_workers(expected, options.timeout, celery_ping(app))
+    proofs: list[Proof] = []
+    unheard: list[str] = []
+    if answer.ok and options.probe != "none":
+        proofs, unheard = probe(app, broker, expected, options.timeout, every=options.probe == "all")
+    right = answer.ok and not unheard and all(proof.ok for proof in proofs)
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "ok": answer.ok,
-                    "answered": answer.answered,
-                    "silent": answer.silent,
-                    "seconds": answer.seconds,
-                    "trouble": answer.trouble,
-                }
-            )
-        )
+        told = {**asdict(answer), "ok": right, "proofs": [asdict(proof) for proof in proofs], "unheard": unheard}
+        print(json.dumps(told))
     else:
-        print(explain(answer), file=sys.stdout if answer.ok else sys.stderr)
-    return 0 if answer.ok else 1
+        lines = [explain(answer), *(proof.text() for proof in proofs)]
+        lines += [f"{name} answers, and has not ended its probe job within {options.timeout:g} s" for name in unheard]
+        print("\n".join(lines), file=sys.stdout if right else sys.stderr)
+    return 0 if right else 1
 
 
 if __name__ == "__main__":

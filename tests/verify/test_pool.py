@@ -1,0 +1,152 @@
+"""A compute host joins the pool while jobs run, and leaves it again."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from support import (
+    DONE,
+    REPOSITORY,
+    STARTED,
+    Database,
+    Inventory,
+    PlayRun,
+    Site,
+    play,
+    unit_states,
+    wait_for,
+    workers_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support import UnitStates
+
+pytestmark = pytest.mark.scenario("cluster")
+
+NEW = "compute3"
+ADDRESS = "10.213.50.23"
+#: The promises of the project for a host that joins.
+TASKS_ON_OTHERS = 10
+SECONDS = 180
+
+
+def write(inventory: Inventory, **variables: str) -> Inventory:
+    """Write the inventory with one host more; as deep below the repository as the original, which counts on that."""
+    folder = REPOSITORY / ".cache" / "joined" / "inventory"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(inventory.folder, folder)
+    tree = yaml.safe_load((folder / "hosts.yml").read_text())
+    tree["all"]["children"]["compute"]["hosts"][NEW] = {"private_address": ADDRESS, **variables}
+    (folder / "hosts.yml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    return Inventory.read(folder)
+
+
+@dataclass(frozen=True)
+class Join:
+    """The run that took a host in while a training ran."""
+
+    inventory: Inventory
+    run: PlayRun
+    before: UnitStates
+    after: UnitStates
+    training: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def join(site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]) -> Iterator[Join]:
+    document, parts = site.api.document("training beside a join", pages=2)
+    site.api.segment(document, parts)
+    database.finished(document, "core.tasks.segment")
+    site.api.train(document, parts, "hold-120")
+
+    def training() -> dict[str, Any] | None:
+        report = database.report(document, "core.tasks.train")
+        return report if report and report["workflow_state"] == STARTED else None
+
+    joined = write(inventory)
+    try:
+        play(joined, "molecule/resources/create.yml")
+        wait_for("the training to run", training)
+        before = unit_states(inventory, connect)
+        run = play(joined, "site.yml", "--limit", NEW)
+        after = unit_states(inventory, connect)
+        yield Join(joined, run, before, after, database.finished(document, "core.tasks.train", timeout=240))
+    finally:
+        subprocess.run(["docker", "rm", "--force", joined.container(NEW)], check=True, capture_output=True)
+        shutil.rmtree(joined.folder.parent)
+
+
+def on_others(run: PlayRun) -> list[str]:
+    """Return what a run did on hosts that it was not limited to, as ``host: ok`` or ``host: changed``."""
+    found = re.findall(rf"^(ok|changed): \[{NEW} -> (\S+)\]", run.output, re.MULTILINE)
+    return [f"{host}: {what}" for what, host in found]
+
+
+def test_nothing_else_restarts_and_the_job_goes_on(join: Join) -> None:
+    assert join.after == join.before
+    assert join.training["workflow_state"] == DONE
+
+
+def test_others_run_few_tasks(join: Join, inventory: Inventory) -> None:
+    told = on_others(join.run)
+    print(f"{len(told)} tasks on other hosts, {join.run.seconds:.0f} s")
+    assert 0 < len(told) <= TASKS_ON_OTHERS
+    assert {line.partition(":")[0] for line in told} <= {inventory.frontend, *inventory.groups["storage"]}
+    assert set(join.run.stats) == {NEW}
+    assert join.run.seconds < SECONDS
+
+
+def test_each_worker_has_run_a_probe_job(join: Join) -> None:
+    for queue in ("default", "live", "low-priority", "gpu"):
+        assert re.search(rf"{queue}@{NEW} (ran a probe job|is busy with a job, and looked beside it)", join.run.output)
+    assert "NOT RIGHT" not in join.run.output
+
+
+def test_new_host_takes_jobs(join: Join, site: Site, database: Database) -> None:
+    connect = cache(join.inventory.connect)
+    documents = []
+    for number in range(8):
+        document, parts = site.api.document(f"beside others {number}")
+        site.api.segment(document, parts)
+        documents.append(document)
+    reports = [database.finished(document, "core.tasks.segment") for document in documents]
+    hosts = [host for report in reports for host, _ in workers_of(join.inventory, connect, report["task_id"])]
+    assert len(hosts) == len(documents), "each taken once"
+    assert NEW in hosts
+
+
+def test_repeated_run_changes_nothing(join: Join) -> None:
+    assert play(join.inventory, "site.yml").changed == []
+
+
+def test_absent_host_is_cleaned_and_let_in_no_more(
+    join: Join, inventory: Inventory, connect: Callable[[str], Any], frontend: Any
+) -> None:
+    del join
+    before = unit_states(inventory, connect)
+    leaving = write(inventory, compute_state="absent")
+    play(leaving, "site.yml")
+    assert unit_states(inventory, connect) == before
+    gone = leaving.connect(NEW)
+    for path in ("/etc/escriptorium", "/opt/escriptorium", "/usr/local/lib/escriptorium"):
+        assert not gone.file(path).exists
+    assert gone.run("ls /etc/systemd/system/escriptorium-worker@*").rc != 0
+    assert gone.file("/srv/escriptorium/media").is_directory, "never the data"
+    assert frontend.run(f"grep -r {ADDRESS} /etc/postgresql/*/main/pg_hba.conf /etc/hosts").rc == 1
+    assert play(leaving, "site.yml").changed == []
+
+
+def test_host_that_left_the_inventory_stays_unknown(join: Join, inventory: Inventory, frontend: Any) -> None:
+    del join
+    run = play(inventory, "site.yml")
+    assert run.changed == []
+    assert frontend.run(f"grep -r {ADDRESS} /etc/postgresql/*/main/pg_hba.conf").rc == 1
