@@ -349,8 +349,8 @@ def test_idle_workers_do_not_turn_in_circles(pool: Bench) -> None:
     time.sleep(15)
     assert pool.log(idle).count("received") - before <= 1
     assert len(child) == 1
+    # Not their order: after a minute an idle worker has brought one back, which others may have overtaken.
     assert finish(pool, *mine) == [1] * 4
-    assert order(pool, *mine) == mine
 
 
 def test_held_trainings_come_back_when_the_bound_is_switched_off(pool: Bench) -> None:
