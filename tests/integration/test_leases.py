@@ -261,7 +261,7 @@ print(json.dumps(None))
     wait_until(partial(site.log, "worker2"), lambda text: "it is not started a second time" in text, 20, "refused", 0.3)
     (other,) = send_trainings(site, ("segtrain", 1))
     wait_until(
-        partial(trainings, site), lambda now: now.states(other) == [FINISHED], 12, "worker2 does other jobs", 0.3
+        partial(trainings, site), lambda now: now.states(other) == [FINISHED], 45, "worker2 does other jobs", 0.3
     )
     assert finish(site, job, other, seconds=180) == [["worker1"], ["worker2"]]
     assert results(site, job) == [1]

@@ -15,6 +15,7 @@ from escriptorium_cluster.lease import (
     Fence,
     Holder,
     Lease,
+    Verdict,
     beat_of,
     descendants,
     host_of,
@@ -144,18 +145,27 @@ def test_a_process_and_what_it_started_are_found() -> None:
 def test_a_message_is_noted_and_renewed_until_it_is_held_no_more() -> None:
     broker = Broker(b"taken", [b"alive"], [b"alive", b"t1"], [b"alive"])
     own = lease(broker)
-    assert own.take("t1", "core.tasks.train", "id-1")
-    note = parse_note(broker.asked[0][7])
+    assert own.take("t1", "core.tasks.train", "id-1") is Verdict.BEGIN
+    note = parse_note(broker.asked[0][9])
     assert note
     assert (note.lease, note.node, note.task, note.id) == (own.id, "gpu0@compute1", "core.tasks.train", "id-1")
     for _ in range(3):
         own.check()
-    assert [asked[-3] == "t1" for asked in broker.asked[1:]] == [True, True, False]
+    assert [asked[-4] == "t1" for asked in broker.asked[1:]] == [True, True, False]
+
+
+def test_what_runs_is_renewed_as_running_and_what_has_ended_elsewhere_is_dropped() -> None:
+    broker = Broker(b"taken", [b"alive"], b"done")
+    own = Lease(broker, HOLDER, 900, lambda *_: None, lambda: frozenset({"id-1"}))
+    own.take("t1", "core.tasks.train", "id-1")
+    own.check()
+    assert broker.asked[1][-1] == "1"
+    assert own.take("t2", "core.tasks.train", "id-2") is Verdict.DROP
 
 
 def test_a_broker_that_is_away_holds_nothing_up() -> None:
     own = lease(Broker(OSError("away"), OSError("away"), [b"alive"]))
-    assert own.take("t1", "core.tasks.train", "id-1")
+    assert own.take("t1", "core.tasks.train", "id-1") is Verdict.BEGIN
     own.check()
     own.check()
 
@@ -167,13 +177,13 @@ def test_a_job_that_runs_elsewhere_goes_back_later(
     own = lease(broker, given_back)
     now = 50.0
     monkeypatch.setattr(module, "boot_seconds", lambda: now)
-    assert not own.take("t1", "core.tasks.train", "id-1")
+    assert own.take("t1", "core.tasks.train", "id-1") is Verdict.LATER
     own._put_back()
     assert given_back == []
     now += module.PUT_BACK_SECONDS
     own._put_back()
     own._put_back()
-    assert given_back == [("t1", broker.asked[0][7])]
+    assert given_back == [("t1", broker.asked[0][9])]
 
 
 def test_what_could_not_be_put_back_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

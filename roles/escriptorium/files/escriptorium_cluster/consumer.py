@@ -76,8 +76,11 @@ class Consumer(celery_consumer.Consumer):
 
         def received(message: Any) -> None:
             headers = message.headers
-            if self.lease.take(message.delivery_tag, headers.get("task", ""), headers.get("id", "")):
+            verdict = self.lease.take(message.delivery_tag, headers.get("task", ""), headers.get("id", ""))
+            if verdict is lease.Verdict.BEGIN:
                 begin(message)
+            elif verdict is lease.Verdict.DROP:
+                message.ack()
             else:
                 # The message stays unacknowledged in the broker; the lease puts it back. Here it counts no more.
                 self.task_consumer.channel.qos._delivered.pop(message.delivery_tag, None)  # noqa: SLF001

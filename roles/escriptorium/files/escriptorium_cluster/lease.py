@@ -25,6 +25,7 @@ import threading
 import time
 import uuid
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,10 @@ DEAD = "cluster:leases:dead"
 NOTES = "cluster:deliveries"
 #: Hash: task id -> lease under which it runs.
 RUNNING = "cluster:running"
+#: Hash: task id -> delivery tag of a message that asked for the job while it ran: it is dropped when the job has ended.
+CONTESTED = "cluster:contested"
+#: Hash: delivery tag -> Redis' time, in seconds, at which its job had ended while it waited to be begun again.
+DONE = "cluster:done"
 #: Hashes of kombu: delivery tag -> message, and when it was fetched.
 UNACKED = "unacked"
 UNACKED_INDEX = "unacked_index"
@@ -55,7 +60,8 @@ PUT_BACK_SECONDS = 10.0
 #: Exit status of a worker that found its lease declared dead (EX_TEMPFAIL).
 EXIT_STATUS = 75
 
-# KEYS: leases, renewed, dead, notes, unacked, running. ARGV: lease, holder, then for each job tag, note and task id.
+# KEYS: leases, renewed, dead, notes, unacked, running. ARGV: lease, holder, then for each job tag, note, task id and
+# whether it runs (1 or 0). A job that runs keeps its claim even if its message is elsewhere.
 # Answers "dead", or "alive" and the tags that this lease does not hold any more.
 RENEW = """
 if redis.call('HEXISTS', KEYS[3], ARGV[1]) == 1 then return {'dead'} end
@@ -63,14 +69,17 @@ local now = redis.call('TIME')
 redis.call('HSET', KEYS[2], ARGV[1], string.format('%d.%06d', now[1], now[2]))
 redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
 local answer = {'alive'}
-for i = 3, #ARGV, 3 do
-  local tag, own, task = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+for i = 3, #ARGV, 4 do
+  local tag, own, task, runs = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3] == '1'
   local note = redis.call('HGET', KEYS[4], tag)
   local held = redis.call('HEXISTS', KEYS[5], tag) == 1
   if held and not note then
     -- Redis has lost its last second.
     redis.call('HSET', KEYS[4], tag, own)
-  elseif not held or note ~= own then
+  end
+  if runs then
+    redis.call('HSETNX', KEYS[6], task, ARGV[1])
+  elseif not held or (note and note ~= own) then
     if note == own then redis.call('HDEL', KEYS[4], tag) end
     if redis.call('HGET', KEYS[6], task) == ARGV[1] then redis.call('HDEL', KEYS[6], task) end
     answer[#answer + 1] = tag
@@ -78,14 +87,19 @@ for i = 3, #ARGV, 3 do
 end
 return answer
 """
-# KEYS: leases, dead, notes, running. ARGV: lease, tag, note, task id.
-# Answers "dead", "taken", or the other lease under which the job runs.
+# KEYS: leases, dead, notes, running, contested, done. ARGV: lease, tag, note, task id.
+# Answers "dead", "done", "taken", or the other lease under which the job runs.
 TAKE = """
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 'dead' end
+if redis.call('HEXISTS', KEYS[6], ARGV[2]) == 1 then return 'done' end
 redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
 local other = redis.call('HGET', KEYS[4], ARGV[4])
 if other and other ~= ARGV[1] and redis.call('HEXISTS', KEYS[1], other) == 1
-    and redis.call('HEXISTS', KEYS[2], other) == 0 then return other end
+    and redis.call('HEXISTS', KEYS[2], other) == 0 then
+  redis.call('HSET', KEYS[5], ARGV[4], ARGV[2])
+  return other
+end
+redis.call('HDEL', KEYS[5], ARGV[4])
 return 'taken'
 """
 # KEYS: leases, renewed, dead, notes, unacked, running. ARGV: lease, then for each job tag, note and task id.
@@ -108,8 +122,25 @@ redis.call('HDEL', KEYS[2], ARGV[1])
 if left > 0 then redis.call('HSET', KEYS[3], ARGV[1], redis.call('TIME')[1]) end
 return left
 """
-# KEYS: running. ARGV: task id, lease.
-RELEASE = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[1]) end"
+# KEYS: running, contested, done. ARGV: task id, lease.
+RELEASE = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+local tag = redis.call('HGET', KEYS[2], ARGV[1])
+if tag then
+  redis.call('HDEL', KEYS[2], ARGV[1])
+  redis.call('HSET', KEYS[3], tag, redis.call('TIME')[1])
+end
+return 1
+"""
+
+
+class Verdict(Enum):
+    """What a worker does with a message."""
+
+    BEGIN = "begin its job"
+    LATER = "let go of it: its job runs elsewhere, the lease puts it back"
+    DROP = "acknowledge it: its job has ended elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,16 +307,23 @@ class Lease:
     :param redis: a client of the broker's database whose answers are bytes.
     :param seconds: silence after which a lease may be declared dead.
     :param give_back: puts a message, by tag and note, back into its queue.
+    :param active: returns the task ids of the jobs that run here.
     """
 
     def __init__(
-        self, redis: Any, holder: Holder, seconds: float, give_back: Callable[[Any, str, str], object]
+        self,
+        redis: Any,
+        holder: Holder,
+        seconds: float,
+        give_back: Callable[[Any, str, str], object],
+        active: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self.id = uuid.uuid4().hex
         self.holder = holder
         self._redis = redis
         self._seconds = seconds
         self._give_back = give_back
+        self._active = active
         self._process = os.getpid()
         self._guard = threading.Lock()
         self._fence = Fence(seconds, boot_seconds())
@@ -302,8 +340,10 @@ class Lease:
 
     def check(self) -> None:
         """Renew now. Does not return where the lease was declared dead; never raises."""
-        held = self._snapshot()
-        arguments = [part for tag, (note, task) in held.items() for part in (tag, note, task)]
+        held, active = self._snapshot(), self._active()
+        arguments = [
+            part for tag, (note, task) in held.items() for part in (tag, note, task, "1" if task in active else "0")
+        ]
         keys = (LEASES, RENEWED, DEAD, NOTES, UNACKED, RUNNING)
         try:
             began = boot_seconds()
@@ -323,28 +363,28 @@ class Lease:
             logger.warning("the lease of %s is valid again: its jobs go on", self.holder.node)
             send(descendants(self._process), signal.SIGCONT)
 
-    def take(self, tag: str, name: str, task_id: str) -> bool:
-        """Note that this worker holds a message. False when its job still runs under another lease.
-
-        The message then goes back into its queue a little later; the worker must not begin it.
-        """
+    def take(self, tag: str, name: str, task_id: str) -> Verdict:
+        """Note that this worker holds a message, and say what to do with it."""
         note = json.dumps(asdict(Note(self.id, self.holder.node, name, task_id, round(time.time(), 3))))
         with self._guard:
             self._held[tag] = (note, task_id)
         try:
-            answer = self._ask(TAKE, (LEASES, DEAD, NOTES, RUNNING), self.id, tag, note, task_id)
+            answer = self._ask(TAKE, (LEASES, DEAD, NOTES, RUNNING, CONTESTED, DONE), self.id, tag, note, task_id)
         except Exception as error:
             # The thread notes it as soon as the broker answers.
             logger.warning("job %s could not be noted under the lease: %s", task_id, error)
-            return True
+            return Verdict.BEGIN
         if answer == "dead":
             self._die()
         if answer == "taken":
-            return True
+            return Verdict.BEGIN
+        if answer == "done":
+            logger.warning("job %s (%s) has ended under another lease: it is not started again", task_id, name)
+            return Verdict.DROP
         logger.warning("job %s (%s) runs under lease %s: it is not started a second time", task_id, name, answer)
         with self._guard:
             self._deferred[tag] = boot_seconds() + PUT_BACK_SECONDS
-        return False
+        return Verdict.LATER
 
     def claim(self, task_id: str) -> None:
         """Note that a job runs, in the child process that runs it."""
@@ -352,7 +392,7 @@ class Lease:
 
     def release(self, task_id: str) -> None:
         """Note that a job has ended, in the child process that ran it."""
-        self._ask(RELEASE, (RUNNING,), task_id, self.id)
+        self._ask(RELEASE, (RUNNING, CONTESTED, DONE), task_id, self.id)
 
     def end(self) -> None:
         """Give the lease up: this process ends by itself. A child of it does not."""
@@ -423,6 +463,17 @@ class Lease:
         os._exit(EXIT_STATUS)
 
 
+def running_here() -> frozenset[str]:
+    """Return the task ids of the jobs that run in this worker's children."""
+    from celery.worker import state
+
+    while True:
+        try:
+            return frozenset(request.id for request in state.active_requests)
+        except RuntimeError:  # the main thread has begun or ended a job meanwhile
+            continue
+
+
 #: The lease of this process or, in a child, of its parent.
 current: Lease | None = None
 
@@ -438,7 +489,7 @@ def install(app: Any, node: str, seconds: float) -> Lease:
     redis = Redis.from_url(
         app.conf.broker_read_url, socket_connect_timeout=ANSWER_SECONDS, socket_timeout=ANSWER_SECONDS
     )
-    current = Lease(redis, this_process(node), seconds, give_back)
+    current = Lease(redis, this_process(node), seconds, give_back, running_here)
     try:
         succeed(redis, current.holder)
     except Exception as error:

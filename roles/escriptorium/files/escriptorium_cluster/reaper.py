@@ -28,6 +28,7 @@ from escriptorium_cluster.config import QUEUES, ConfigError, ReaperConfig, load_
 from escriptorium_cluster.lease import (
     ANSWER_SECONDS,
     DEAD,
+    DONE,
     LEASES,
     NOTES,
     RENEWED,
@@ -356,9 +357,10 @@ def reap_leases(redis: Any, before: State, now: Moment, lease_seconds: float) ->
             del seen[lease]
     report.dead.sort()
     report.restored = give_back_jobs_of_dead(redis)
-    for lease, when in dead.items():
-        if now.time - float(when) > REMEMBERED_SECONDS:
-            redis.hdel(DEAD, lease)
+    for memory, entries in ((DEAD, dead), (DONE, _hash(redis, DONE))):
+        for name, when in entries.items():
+            if now.time - float(when) > REMEMBERED_SECONDS:
+                redis.hdel(memory, name)
     # Two runs may lie closer together than two renewals.
     heard = 2 * beat_of(lease_seconds)
     silent = {lease: item.seconds for lease, item in seen.items() if item.seconds > heard}
