@@ -153,7 +153,7 @@ class PlayRun:
 
 
 def plain_environment() -> dict[str, str]:
-    """Return the environment for Ansible's programs: settings of this repository, and no colours, which Molecule forces."""
+    """Return the environment of Ansible's programs: the settings of this repository, and none of Molecule's colours."""
     settings = {"ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
     return os.environ | settings
 
