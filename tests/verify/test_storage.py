@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from machines import machines_of
-from support import REPOSITORY, TOOLS, play, wait_for
+from support import REPOSITORY, TOOLS, plain_environment, play, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -138,8 +138,7 @@ def zfs_pool(inventory: Inventory, arguments: dict[str, Any], *, check: bool = F
     """Run the module zfs_pool on the storage host; answers what it returns."""
     command = [str(TOOLS / "ansible"), "--inventory", str(inventory.folder), "storage", "--one-line"]
     command += ["--module-name", "zfs_pool", "--args", json.dumps(arguments), *(["--check"] if check else [])]
-    environment = os.environ | {"ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPOSITORY, env=plain_environment(), check=False, capture_output=True, text=True)
     line = next((line for line in done.stdout.splitlines() if " => " in line), "")
     assert line, f"no answer of the module: {done.stdout}{done.stderr}"
     answer: dict[str, Any] = json.loads(line.partition(" => ")[2])
@@ -415,6 +414,7 @@ def test_exported_pool_is_imported(inventory: Inventory, declared: dict[str, Any
         assert [step[:2] for step in asked["steps"]] == [["zpool", "import"]]
         assert zfs_pool(inventory, declared)["changed"] is True
     finally:
+        storage.run("zpool list tank >/dev/null 2>&1 || zpool import -d /dev/disk/by-id tank")
         storage.run("systemctl start nfs-server.service")
     assert pool_status(storage)["state"] == "ONLINE"
     assert storage.run(f"findmnt --noheadings --output SOURCE --mountpoint {MEDIA}") == "tank/escriptorium/media"

@@ -152,6 +152,12 @@ class PlayRun:
     seconds: float
 
 
+def plain_environment() -> dict[str, str]:
+    """Return the environment of Ansible's programs: the settings of this repository, and none of Molecule's colours."""
+    settings = {"ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+    return os.environ | settings
+
+
 def play(inventory: Inventory, playbook: Path | str, *arguments: str, check: bool = True) -> PlayRun:
     """Run a playbook on the cluster as an operator does, and count what it did.
 
@@ -169,8 +175,7 @@ def play(inventory: Inventory, playbook: Path | str, *arguments: str, check: boo
     done = subprocess.run(
         [TOOLS / "ansible-playbook", "--inventory", inventory.folder, REPOSITORY / playbook, *arguments],
         cwd=REPOSITORY,
-        env=os.environ
-        | {"ANSIBLE_CONFIG": str(REPOSITORY / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
+        env=plain_environment(),
         check=False,
         capture_output=True,
         text=True,
