@@ -54,9 +54,11 @@ image: engine ## Build the images of the test bed's hosts
 	@molecule/resources/node-image
 
 .PHONY: stand-in
-stand-in: venv
+stand-in: .cache/stand-in/commit
+
+.cache/stand-in/commit: $(shell find molecule/stand_in -type f -not -name '*.pyc') | venv
 	@mkdir -p .cache/stand-in
-	python molecule/stand_in/make_repository.py .cache/stand-in/source >.cache/stand-in/commit
+	python molecule/stand_in/make_repository.py .cache/stand-in/source >$@
 
 .PHONY: demo
 demo: venv ## Start a cluster of four containers on this computer
@@ -98,7 +100,7 @@ molecule-%: ## Run one Molecule scenario: base, services, single, compute, clust
 
 .PHONY: test
 test: venv ## Run lint, unit tests and every scenario, as CI does
-	@tests/run-all $(SCENARIOS) $(MACHINE_SCENARIOS)
+	@tests/run-all $(MACHINE_SCENARIOS) $(SCENARIOS)
 
 .PHONY: acceptance
 acceptance: venv image ## Deploy the real eScriptorium (ESCRIPTORIUM_REPO=...) and work with it
