@@ -54,11 +54,11 @@ image: engine ## Build the images of the test bed's hosts
 	@molecule/resources/node-image
 
 .PHONY: stand-in
-stand-in: .cache/stand-in/commit
-
-.cache/stand-in/commit: $(shell find molecule/stand_in -type f -not -name '*.pyc') | venv
+stand-in: venv
 	@mkdir -p .cache/stand-in
-	python molecule/stand_in/make_repository.py .cache/stand-in/source >$@
+	# Renamed into place: another scenario may be reading it.
+	python molecule/stand_in/make_repository.py .cache/stand-in/source >.cache/stand-in/commit.$$$$
+	mv .cache/stand-in/commit.$$$$ .cache/stand-in/commit
 
 .PHONY: demo
 demo: venv ## Start a cluster of four containers on this computer
