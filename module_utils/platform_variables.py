@@ -126,6 +126,16 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         elements="str",
     ),
     Variable(
+        "compute_state",
+        "str",
+        "active: the workers of this compute host run. drained: they end their jobs and take no more; the host stays "
+        "configured. absent: drained, then taken out of the platform. A host variable.",
+        example="drained",
+        choices=("active", "drained", "absent"),
+        default="active",
+        has_default=True,
+    ),
+    Variable(
         "gpu_training_memory_mib",
         "dict",
         "Memory of a GPU that one training needs at most, by kind, in MiB: slices are planned and trainings are sent "
