@@ -6,14 +6,13 @@ The cards are those of the simulated driver (molecule/simulated_driver); units, 
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from support import DONE, STARTED, Database, Inventory, PlayRun, Site, play, unit_states, wait_for, workers_of
+from support import DONE, STARTED, Database, Inventory, PlayRun, Site, boot, play, unit_states, wait_for, workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -321,21 +320,7 @@ def test_slices_and_workers_come_back_after_a_reboot(
     cards: Cards, trainings: Trainings, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
     before, units = cards.shown(), set(gpu_units(cards.node))
-    subprocess.run(["docker", "restart", inventory.container(NODE)], check=True, capture_output=True)
-
-    def up() -> bool:
-        with_ssh = subprocess.run(
-            ["docker", "exec", inventory.container(NODE), "systemctl", "is-system-running", "--wait"],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        return with_ssh.stdout.strip() in {"running", "degraded"}
-
-    wait_for("the node after its reboot", up, timeout=120)
-    # The connection of before the reboot is dead.
-    connect.cache_clear()  # type: ignore[attr-defined]
-    cards.node = connect(NODE)
+    cards.node = boot(inventory, connect, NODE)
     wait_for("every worker", lambda: set(gpu_units(cards.node)) == units, timeout=120)
     assert cards.shown() == before
     time.sleep(5)

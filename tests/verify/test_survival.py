@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import DONE, STARTED, Database, Inventory, Site, wait_for, workers_of
+from support import DONE, STARTED, Database, Inventory, Site, starts, wait_for, workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,12 +48,6 @@ def running(database: Database, document: int) -> dict[str, Any]:
         return report if report and report["workflow_state"] == STARTED else None
 
     return wait_for("the training to run", probe)
-
-
-def starts(report: dict[str, Any]) -> list[str]:
-    """Return the workers that began a job, in this order; the stand-in notes them."""
-    lines = report["messages"].splitlines()
-    return [line.split()[-1] for line in lines if line.startswith("Started on worker")]
 
 
 def ends(inventory: Inventory, connect: Callable[[str], Any], task: str) -> int:

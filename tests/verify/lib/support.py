@@ -432,3 +432,31 @@ def workers_of(inventory: Inventory, connect: Callable[[str], Any], task: str) -
         taken = {entry["_SYSTEMD_UNIT"] for entry in entries if str(entry["MESSAGE"]).endswith("received")}
         found += [(host, unit) for unit in sorted(taken)]
     return found
+
+
+def starts(report: dict[str, Any]) -> list[str]:
+    """Return the workers that began a job, in this order, from its report: the stand-in notes them there."""
+    lines = report["messages"].splitlines()
+    return [line.split()[-1] for line in lines if line.startswith("Started on worker")]
+
+
+def boot(inventory: Inventory, connect: Callable[[str], Any], host: str) -> Any:
+    """Restart a container as a machine that boots, and wait until it is up; answers a new view of it.
+
+    Args:
+        inventory: the cluster.
+        connect: the fixture, which keeps connections; those of before the boot are dead.
+        host: name of the host.
+
+    """
+    container = inventory.container(host)
+    subprocess.run(["docker", "restart", container], check=True, capture_output=True)
+
+    def up() -> bool:
+        asked = ["docker", "exec", container, "systemctl", "is-system-running", "--wait"]
+        answer = subprocess.run(asked, check=False, capture_output=True, text=True)
+        return answer.stdout.strip() in {"running", "degraded"}
+
+    wait_for(f"{host} after its boot", up, timeout=180)
+    connect.cache_clear()  # type: ignore[attr-defined]
+    return connect(host)
