@@ -127,8 +127,15 @@ def test_changed_worker_restarts_that_worker_only(inventory: Inventory, connect:
 def test_changed_setting_restarts_the_application_only(inventory: Inventory, connect: Callable[[str], Any]) -> None:
     application = {unit for unit in unit_states(inventory, connect) if unit[1].startswith("escriptorium-")}
     overrides = inventory.value("celery_worker_overrides") | {"live": {"concurrency": 2}}
-    settings = {"celery_worker_overrides": overrides, "escriptorium_environment": {"QUOTA_CPU_MINUTES": "600"}}
+    settings = {
+        "celery_worker_overrides": overrides,
+        "escriptorium_environment": {"QUOTA_CPU_MINUTES": "600"},
+        "escriptorium_web_timers": {"check_quotas": "*-*-* 06:00:00"},
+    }
     assert deploy_and_compare(inventory, connect, application, settings) == application
+    timers = connect(inventory.frontend).check_output("systemctl list-timers --all --no-legend 'escriptorium-*'")
+    assert "escriptorium-check_quotas.timer" in timers
+    assert "escriptorium-cleanup_models_versioning.timer" not in timers, "one that is wanted no more is removed"
     for host in {inventory.frontend, *inventory.compute}:
         assert connect(host).file("/etc/escriptorium/escriptorium.env").contains("^QUOTA_CPU_MINUTES=.*600")
 
