@@ -9,7 +9,9 @@ import pytest
 from support import (
     DONE,
     ERROR,
+    SEGMENTATION,
     STARTED,
+    TRAINING,
     Database,
     Inventory,
     Site,
@@ -40,25 +42,12 @@ def workers_running(connect: Callable[[str], Any], host: str) -> set[str]:
     }
 
 
-def training(site: Site, database: Database, model: str) -> int:
-    """Queue a training of a new document; answers the document's key."""
-    document, parts = site.api.document(f"document of {model}")
-    site.api.segment(document, parts)
-    database.finished(document, "core.tasks.segment")
-    site.api.train(document, parts, model)
-    return document
-
-
 def started(inventory: Inventory, connect: Callable[[str], Any], database: Database, document: int) -> tuple[str, str]:
     """Wait until a training runs; answers its host and its task's number."""
-
-    def running() -> dict[str, Any] | None:
-        report = database.report(document, "core.tasks.train")
-        return report if report and report["workflow_state"] == STARTED else None
-
-    report = wait_for("the training to run", running)
-    hosts = wait_for("the journal to say where", lambda: workers_of(inventory, connect, report["task_id"]) or None)
-    return hosts[-1][0], report["task_id"]
+    report = database.running(document)
+    task = report["task_id"]
+    ((host, _),) = wait_for("the journal to say where", lambda: workers_of(inventory, connect, task) or None)
+    return host, task
 
 
 @pytest.fixture
@@ -72,7 +61,7 @@ def resumed(inventory: Inventory) -> Iterator[None]:
 def test_drained_host_ends_its_job_and_takes_no_more(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = training(site, database, "hold-60")
+    document = site.api.training("hold-60")
     host, task = started(inventory, connect, database, document)
     other = next(name for name in inventory.compute if name != host)
     run = play(
@@ -89,8 +78,8 @@ def test_drained_host_ends_its_job_and_takes_no_more(
     assert unit_states(inventory, connect) == before
     second, parts = site.api.document("while one rests", pages=3)
     site.api.segment(second, parts)
-    assert database.finished(second, "core.tasks.segment")["messages"].count(f"default@{other}") == 1
-    report = database.finished(document, "core.tasks.train", timeout=120)
+    assert database.finished(second, SEGMENTATION)["messages"].count(f"default@{other}") == 1
+    report = database.finished(document, TRAINING, timeout=120)
     assert report["task_id"] == task
     assert workers_of(inventory, connect, task) == [(host, "escriptorium-worker@gpu.service")], "nowhere else"
     wait_for("the host to be at rest", lambda: not workers_running(connect, host), timeout=60)
@@ -136,11 +125,11 @@ def test_inventory_drains_and_resumes(inventory: Inventory, connect: Callable[[s
 def test_jobs_that_run_too_long_begin_again_elsewhere(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = training(site, database, "hold-45")
+    document = site.api.training("hold-45")
     host, task = started(inventory, connect, database, document)
     play(inventory, DRAIN, "--extra-vars", f"host={host} drain_timeout=2 drain_then=requeue")
     assert workers_running(connect, host) == set()
-    report = database.finished(document, "core.tasks.train", timeout=180)
+    report = database.finished(document, TRAINING, timeout=180)
     assert report["task_id"] == task
     other = next(name for name in inventory.compute if name != host)
     assert starts(report) == [f"gpu@{host}", f"gpu@{other}"]
@@ -150,7 +139,7 @@ def test_jobs_that_run_too_long_begin_again_elsewhere(
 def test_jobs_that_run_too_long_end_with_a_reason(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = training(site, database, "hold-600")
+    document = site.api.training("hold-600")
     host, task = started(inventory, connect, database, document)
     play(
         inventory,
@@ -160,7 +149,7 @@ def test_jobs_that_run_too_long_end_with_a_reason(
     )
 
     def ended() -> dict[str, Any] | None:
-        report = database.report(document, "core.tasks.train")
+        report = database.report(document, TRAINING)
         return report if report and report["workflow_state"] not in {STARTED, DONE} else None
 
     report = wait_for("the end of the training", ended, timeout=60)

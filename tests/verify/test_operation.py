@@ -11,7 +11,8 @@ import pytest
 from support import (
     DONE,
     JOB_TIMEOUT,
-    STARTED,
+    SEGMENTATION,
+    TRAINING,
     Database,
     Inventory,
     PlayRun,
@@ -48,20 +49,12 @@ class Repeat:
 
 @pytest.fixture(scope="module")
 def repeat(site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]) -> Repeat:
-    document, parts = site.api.document("held training", pages=2)
-    site.api.segment(document, parts)
-    database.finished(document, "core.tasks.segment")
-    site.api.train(document, parts, "hold-100")
-
-    def training() -> dict[str, Any] | None:
-        report = database.report(document, "core.tasks.train")
-        return report if report and report["workflow_state"] == STARTED else None
-
-    wait_for("the training to run", training)
+    document = site.api.training("hold-100")
+    database.running(document)
     before = unit_states(inventory, connect)
     run = play(inventory, "site.yml")
     after = unit_states(inventory, connect)
-    return Repeat(run, before, after, database.finished(document, "core.tasks.train", timeout=240))
+    return Repeat(run, before, after, database.finished(document, TRAINING, timeout=240))
 
 
 def test_repeated_deployment_changes_nothing(repeat: Repeat) -> None:
@@ -165,7 +158,7 @@ def test_other_compute_host_takes_over(
         try:
             document, parts = site.api.document(f"without {stopped}")
             site.api.segment(document, parts)
-            report = database.finished(document, "core.tasks.segment")
+            report = database.finished(document, SEGMENTATION)
             taken = workers_of(inventory, connect, report["task_id"])
             assert [host for host, _ in taken] == [host for host in inventory.compute if host != stopped]
         finally:
@@ -181,15 +174,11 @@ def test_stopped_worker_ends_its_job_first(
     document, parts = site.api.document("hold-15 for the stop")
     site.api.segment(document, parts)
 
-    def running() -> dict[str, Any] | None:
-        report = database.report(document, "core.tasks.segment")
-        return report if report and report["workflow_state"] == STARTED else None
-
-    report = wait_for("the job to run", running)
+    report = database.running(document, SEGMENTATION)
     ((host, unit),) = workers_of(inventory, connect, report["task_id"])
     connect(host).check_output("systemctl stop %s", unit)
     try:
-        after_stop = database.report(document, "core.tasks.segment")
+        after_stop = database.report(document, SEGMENTATION)
         assert after_stop is not None
         assert after_stop["workflow_state"] == DONE, "systemctl came back before the job had ended"
         assert workers_of(inventory, connect, report["task_id"]) == [(host, unit)]
@@ -232,7 +221,7 @@ def test_compute_host_comes_back_after_a_power_cut(
     try:
         document, parts = site.api.document("after the power cut")
         site.api.segment(document, parts)
-        database.finished(document, "core.tasks.segment")
+        database.finished(document, SEGMENTATION)
     finally:
         connect(other).check_output("systemctl start escriptorium-worker@default.service")
 

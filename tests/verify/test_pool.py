@@ -14,14 +14,14 @@ import yaml
 from support import (
     DONE,
     REPOSITORY,
-    STARTED,
+    SEGMENTATION,
+    TRAINING,
     Database,
     Inventory,
     PlayRun,
     Site,
     play,
     unit_states,
-    wait_for,
     workers_of,
 )
 
@@ -63,23 +63,15 @@ class Join:
 
 @pytest.fixture(scope="module")
 def join(site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]) -> Iterator[Join]:
-    document, parts = site.api.document("training beside a join", pages=2)
-    site.api.segment(document, parts)
-    database.finished(document, "core.tasks.segment")
-    site.api.train(document, parts, "hold-120")
-
-    def training() -> dict[str, Any] | None:
-        report = database.report(document, "core.tasks.train")
-        return report if report and report["workflow_state"] == STARTED else None
-
+    document = site.api.training("hold-120")
     joined = write(inventory)
     try:
         play(joined, "molecule/resources/create.yml")
-        wait_for("the training to run", training)
+        database.running(document)
         before = unit_states(inventory, connect)
         run = play(joined, "site.yml", "--limit", NEW)
         after = unit_states(inventory, connect)
-        yield Join(joined, run, before, after, database.finished(document, "core.tasks.train", timeout=240))
+        yield Join(joined, run, before, after, database.finished(document, TRAINING, timeout=240))
     finally:
         subprocess.run(["docker", "rm", "--force", joined.container(NEW)], check=True, capture_output=True)
         shutil.rmtree(joined.folder.parent)
@@ -118,7 +110,7 @@ def test_new_host_takes_jobs(join: Join, site: Site, database: Database) -> None
         document, parts = site.api.document(f"beside others {number}")
         site.api.segment(document, parts)
         documents.append(document)
-    reports = [database.finished(document, "core.tasks.segment") for document in documents]
+    reports = [database.finished(document, SEGMENTATION) for document in documents]
     hosts = [host for report in reports for host, _ in workers_of(join.inventory, connect, report["task_id"])]
     assert len(hosts) == len(documents), "each taken once"
     assert NEW in hosts

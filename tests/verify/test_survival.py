@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import DONE, STARTED, Database, Inventory, Site, starts, wait_for, workers_of
+from support import DONE, TRAINING, Database, Inventory, Site, starts, wait_for, workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,24 +32,6 @@ def reap(frontend: Any, arguments: str = "") -> dict[str, Any]:
     return report
 
 
-def train(site: Site, database: Database, name: str) -> int:
-    """Start a training and wait until it runs; answers its document."""
-    document, parts = site.api.document(f"survival of {name}", pages=2)
-    site.api.segment(document, parts)
-    database.finished(document, "core.tasks.segment")
-    site.api.train(document, parts, name)
-    running(database, document)
-    return document
-
-
-def running(database: Database, document: int) -> dict[str, Any]:
-    def probe() -> dict[str, Any] | None:
-        report = database.report(document, "core.tasks.train")
-        return report if report and report["workflow_state"] == STARTED else None
-
-    return wait_for("the training to run", probe)
-
-
 def ends(inventory: Inventory, connect: Callable[[str], Any], task: str) -> int:
     """Return how often a job has come to its end, by the journals of all compute hosts."""
     count = 0
@@ -63,7 +45,7 @@ def finished_once(
     database: Database, inventory: Inventory, connect: Callable[[str], Any], document: int
 ) -> dict[str, Any]:
     """Wait for the end of a training; nothing of it is left in the broker, and it ended once."""
-    report = database.finished(document, "core.tasks.train", timeout=300)
+    report = database.finished(document, TRAINING, timeout=300)
     assert ends(inventory, connect, report["task_id"]) == 1
     frontend = connect(inventory.frontend)
     assert reap(frontend)["restored"] == []
@@ -97,8 +79,8 @@ def test_every_worker_holds_a_lease(frontend: Any, inventory: Inventory) -> None
 def test_a_job_outlives_its_worker(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = train(site, database, "hold-20 killed")
-    ((host, unit),) = workers_of(inventory, connect, running(database, document)["task_id"])
+    document = site.api.training("hold-20 killed")
+    ((host, unit),) = workers_of(inventory, connect, database.running(document)["task_id"])
     assert unit == UNIT
     connect(host).check_output("systemctl kill --kill-whom=main --signal=KILL %s", UNIT)
     report = finished_once(database, inventory, connect, document)
@@ -110,8 +92,8 @@ def test_a_job_outlives_a_host_that_hangs_and_comes_back(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
     frontend = connect(inventory.frontend)
-    document = train(site, database, "hold-60 paused")
-    ((host, _),) = workers_of(inventory, connect, running(database, document)["task_id"])
+    document = site.api.training("hold-60 paused")
+    ((host, _),) = workers_of(inventory, connect, database.running(document)["task_id"])
     (other,) = (name for name in inventory.compute if name != host)
 
     def restored() -> dict[str, Any] | None:
@@ -123,7 +105,7 @@ def test_a_job_outlives_a_host_that_hangs_and_comes_back(
         assert f"gpu@{host}" in report["dead"]
         wait_for(
             "the job to start elsewhere",
-            lambda: starts(running(database, document)) == [f"gpu@{host}", f"gpu@{other}"],
+            lambda: starts(database.running(document)) == [f"gpu@{host}", f"gpu@{other}"],
             timeout=60,
         )
 
@@ -141,8 +123,8 @@ def test_a_job_outlives_a_host_that_hangs_and_comes_back(
 def test_a_host_that_is_away_for_a_moment_keeps_its_job(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = train(site, database, "hold-25 short")
-    ((host, _),) = workers_of(inventory, connect, running(database, document)["task_id"])
+    document = site.api.training("hold-25 short")
+    ((host, _),) = workers_of(inventory, connect, database.running(document)["task_id"])
     frontend = connect(inventory.frontend)
     with paused(inventory.container(host)):
         reap(frontend)
@@ -153,8 +135,8 @@ def test_a_host_that_is_away_for_a_moment_keeps_its_job(
 def test_a_host_is_declared_dead_by_hand(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = train(site, database, "hold-20 declared")
-    ((host, _),) = workers_of(inventory, connect, running(database, document)["task_id"])
+    document = site.api.training("hold-20 declared")
+    ((host, _),) = workers_of(inventory, connect, database.running(document)["task_id"])
     frontend = connect(inventory.frontend)
     report = reap(frontend, f"--dead {host}")
     assert len(report["dead"]) == 4

@@ -42,6 +42,10 @@ REQUEST_TIMEOUT: Final = 60.0
 # Task states of eScriptorium (app/apps/reporting/models.py, TaskReport).
 QUEUED, STARTED, ERROR, DONE, CANCELED = range(5)
 
+# Names of eScriptorium's tasks.
+TRAINING: Final = "core.tasks.train"
+SEGMENTATION: Final = "core.tasks.segment"
+
 
 def wait_for(
     what: str, probe: Callable[[], Answer | None], *, timeout: float = JOB_TIMEOUT, pause: float = 1.0
@@ -369,6 +373,12 @@ class Api:
         """Queue the segmentation of pages."""
         self.post(f"documents/{document}/segment/", {"parts": parts, "steps": "both"})
 
+    def training(self, model: str, pages: int = 2) -> int:
+        """Queue the training of a new recognition model on a new document; answers the document."""
+        document, parts = self.document("for a training", pages)
+        self.train(document, parts, model)
+        return document
+
     def train(self, document: int, parts: list[int], model: str) -> None:
         """Queue the training of a new recognition model on the first transcription of a document."""
         transcription = self.get(f"documents/{document}/transcriptions/")[0]["pk"]
@@ -400,6 +410,15 @@ class Database:
             f"WHERE document_id = {document} AND method = '{method}' ORDER BY id DESC LIMIT 1"
         )
         return found[0] if found else None
+
+    def running(self, document: int, method: str = TRAINING) -> dict[str, Any]:
+        """Wait until a job runs; answers its report."""
+
+        def started() -> dict[str, Any] | None:
+            report = self.report(document, method)
+            return report if report and report["workflow_state"] == STARTED else None
+
+        return wait_for(f"{method} of document {document} to run", started)
 
     def finished(self, document: int, method: str, timeout: float = JOB_TIMEOUT) -> dict[str, Any]:
         """Wait for the end of a job; answers its report.
