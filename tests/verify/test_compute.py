@@ -64,7 +64,7 @@ class Cards:
         self.node.check_output("/opt/simulated-driver/bin/simulated-gpu " + " ".join(arguments))
 
     def deploy(
-        self, slices: dict[str, int] | None, *arguments: str, check: bool = True, drain: int = 5
+        self, slices: dict[str, int] | None, *arguments: str, check: bool = True, drain: int = 120
     ) -> tuple[PlayRun, PlayRun | None]:
         """Give the first card other slices (None: those of the inventory) as an operator does: edit, then run."""
         edited = self.folder / "edited.yml"
@@ -94,15 +94,19 @@ class Trainings:
     inventory: Inventory
     connect: Callable[[str], Any]
 
-    def start(self, method: str, seconds: int, count: int = 1) -> list[int]:
-        """Queue trainings that last so many seconds; answers their documents."""
+    def start(self, method: str, hold: str, count: int = 1) -> list[int]:
+        """Queue trainings that last so many seconds or until a release (`until-NAME`); answers their documents."""
         documents = []
         for number in range(count):
             document, parts = self.site.api.document(f"{method} {number}", pages=2)
             train = self.site.api.train if method == "train" else self.site.api.train_segmenter
-            train(document, parts, f"{method} of {document} hold-{seconds}")
+            train(document, parts, f"{method} of {document} hold-{hold}")
             documents.append(document)
         return documents
+
+    def release(self, name: str) -> None:
+        """Let the trainings end that were started with `until-NAME`."""
+        self.connect(self.inventory.frontend).check_output(f"touch /srv/escriptorium/media/{name}")
 
     def reports(self, documents: list[int], state: int) -> list[str]:
         """Task ids of those trainings that are in a state; eScriptorium keeps a report for each page."""
@@ -114,7 +118,7 @@ class Trainings:
         )
         return [row["task_id"] for row in rows]
 
-    def running(self, documents: list[int], count: int | None = None, timeout: float = 60) -> list[str]:
+    def running(self, documents: list[int], count: int | None = None, timeout: float = 180) -> list[str]:
         """Wait until so many of the trainings run (default: all); answers the workers, one for each."""
         wanted = len(documents) if count is None else count
         wait_for(
@@ -225,15 +229,19 @@ def test_workers_that_share_a_card_have_bounds(node: Any) -> None:
 
 def test_trainings_run_where_they_fit(trainings: Trainings, node: Any, cards: Cards) -> None:
     """Small slices first for recognition, large ones where those are busy, and large ones only for segmentation."""
-    first = trainings.start("train", seconds=75, count=len(SMALL))
+    first = trainings.start("train", "until-first", count=len(SMALL))
     assert set(trainings.running(first)) == SMALL, "recognition prefers small slices"
-    (overflow,) = trainings.running(trainings.start("train", seconds=60))
+    (overflow,) = trainings.running(trainings.start("train", "until-overflow"))
     assert overflow in LARGE, "where the small ones are busy a large one helps"
 
-    segmenters = trainings.start("segtrain", seconds=15, count=len(LARGE))
+    segmenters = trainings.start("segtrain", "until-segmenters", count=len(LARGE))
     running = set(trainings.running(segmenters, count=len(LARGE) - 1))
     assert running == LARGE - {overflow}
-    wait_for("the end of the small ones", lambda: len(trainings.reports(first, DONE)) == len(first), timeout=120)
+    trainings.release("first")
+    trainings.done(first)
+    assert len(trainings.reports(segmenters, STARTED)) == len(LARGE) - 1, "none takes a small slice that is free"
+    trainings.release("overflow")
+    trainings.release("segmenters")
     assert set(trainings.done(segmenters)) <= LARGE, "no segmentation training lands on a small slice"
 
     journal = node.check_output(f"journalctl --quiet --output cat --unit '{unit('gpu0-1g.5gb-2')}'")
@@ -261,24 +269,25 @@ def test_check_mode_shows_the_change_and_makes_none(cards: Cards, inventory: Inv
 
 def test_a_busy_slice_is_left_alone_and_its_process_named(cards: Cards, trainings: Trainings, node: Any) -> None:
     uuids, units = cards.shown(), gpu_units(node)
-    documents = trainings.start("train", seconds=45, count=len(SMALL))
+    documents = trainings.start("train", "until-busy", count=len(SMALL))
     trainings.running(documents)
-    run, _ = cards.deploy(OTHER_LAYOUT, check=False)
+    run, _ = cards.deploy(OTHER_LAYOUT, check=False, drain=5)
     assert run.stats[NODE]["failed"] == 1
     assert "in use" in run.output
     assert "gpu0-1g.5gb-" in run.output
     assert "raise gpu_partition_drain_timeout" in run.output
     assert cards.writes() == []
     assert cards.shown() == uuids
+    trainings.release("busy")
     trainings.done(documents)
-    wait_for("every worker again", lambda: set(gpu_units(node)) == set(units), timeout=60)
+    wait_for("every worker again", lambda: set(gpu_units(node)) == set(units), timeout=180)
 
 
 def test_one_card_changes_and_the_jobs_of_the_other_go_on(
     cards: Cards, trainings: Trainings, node: Any, stopped: Callable[[str], None]
 ) -> None:
     stopped("gpu0-*")
-    documents = trainings.start("train", seconds=70, count=5)
+    documents = trainings.start("train", "until-others", count=5)
     assert {name.partition("-")[0] for name in trainings.running(documents)} == {"gpu1"}
     node.check_output("cd /etc/systemd/system && systemctl start $(ls -d escriptorium-worker@gpu0-*)")
     others = {name: pid for name, pid in gpu_units(node).items() if not name.startswith("gpu0")}
@@ -291,6 +300,7 @@ def test_one_card_changes_and_the_jobs_of_the_other_go_on(
     assert {name: pid for name, pid in units.items() if not name.startswith("gpu0")} == others
     assert {name: uuid for name, uuid in cards.shown().items() if name.startswith("gpu1")} == uuids
     assert len(trainings.reports(documents, STARTED)) == 5, "still running"
+    trainings.release("others")
     trainings.done(documents)
 
 
@@ -306,7 +316,7 @@ def test_a_failed_step_is_rolled_back(cards: Cards, node: Any) -> None:
     assert "former layout" in run.output
     after = {name: uuid for name, uuid in cards.shown().items() if name.startswith("gpu0")}
     assert after == before
-    wait_for("its workers again", lambda: set(gpu_units(node)) >= OTHER_SLICES, timeout=60)
+    wait_for("its workers again", lambda: set(gpu_units(node)) >= OTHER_SLICES, timeout=180)
 
     cards.deploy(None)
     kept = {f"gpu0-1g.5gb-{start}" for start in range(4)}
@@ -321,8 +331,8 @@ def test_slices_and_workers_come_back_after_a_reboot(
 ) -> None:
     before, units = cards.shown(), set(gpu_units(cards.node))
     cards.node = boot(inventory, connect, NODE)
-    wait_for("every worker", lambda: set(gpu_units(cards.node)) == units, timeout=120)
+    wait_for("every worker", lambda: set(gpu_units(cards.node)) == units, timeout=180)
     assert cards.shown() == before
     time.sleep(5)
-    (worker,) = trainings.done(trainings.start("train", seconds=1))
+    (worker,) = trainings.done(trainings.start("train", "1"))
     assert worker in units

@@ -2,7 +2,8 @@
 
 How long: ``STAND_IN_WORK_SECONDS`` for a page, ``STAND_IN_EPOCHS`` times ``STAND_IN_SECONDS_PER_EPOCH`` for a
 training. A name that contains ``hold-60`` (of the document; for a training of the new model) makes a job last 60
-seconds instead, so that a test can stop, drain or kill a worker that is busy.
+seconds instead, and ``hold-until-NAME`` until the media have a file NAME, so that a test can stop, drain or kill a
+worker that is busy.
 """
 
 import logging
@@ -33,15 +34,20 @@ MODEL_TEXT = "A stand-in for a model, epoch {epoch} of {name}. It recognises not
 THUMBNAILS = {"list": (50, 50), "card": (180, 180), "large": (1000, 1000)}
 
 
-def hold_seconds(name: str, default: float) -> float:
-    """Return the seconds that ``hold-SECONDS`` in a name asks for, else the default."""
-    found = re.search(r"\bhold-(\d+)\b", name)
-    return float(found.group(1)) if found else default
+def hold(name: str, seconds: float, share: float = 1) -> None:
+    """Sleep for a share of these seconds, or of what ``hold-SECONDS`` or ``hold-until-FILE`` in a name asks for."""
+    if found := re.search(r"\bhold-until-(\w+)", name):
+        while not os.path.exists(os.path.join(settings.MEDIA_ROOT, found.group(1))):
+            time.sleep(0.5)
+        return
+    if found := re.search(r"\bhold-(\d+)\b", name):
+        seconds = float(found.group(1))
+    time.sleep(seconds * share)
 
 
 def work(name: str) -> None:
     """Take the time of one page of a document with this name."""
-    time.sleep(hold_seconds(name, settings.STAND_IN_WORK_SECONDS))
+    hold(name, settings.STAND_IN_WORK_SECONDS)
 
 
 def get_part(pk: int) -> Any:
@@ -200,9 +206,8 @@ def run_training(model_pk: int, document_pk: int, user_pk: int | None) -> None:
         folder = os.path.dirname(model.file.path)
         os.makedirs(folder, exist_ok=True)
         epochs = settings.STAND_IN_EPOCHS
-        seconds = hold_seconds(model.name, epochs * settings.STAND_IN_SECONDS_PER_EPOCH)
         for epoch in range(epochs):
-            time.sleep(seconds / epochs)
+            hold(model.name, epochs * settings.STAND_IN_SECONDS_PER_EPOCH, share=1 / epochs)
             text = MODEL_TEXT.format(epoch=epoch, name=model.name)
             path = os.path.join(folder, f"version_{epoch}.mlmodel")
             with open(path, "w") as handle:
