@@ -104,10 +104,6 @@ class Trainings:
             documents.append(document)
         return documents
 
-    def release(self, name: str) -> None:
-        """Let the trainings end that were started with `until-NAME`."""
-        self.connect(self.inventory.frontend).check_output(f"touch /srv/escriptorium/media/{name}")
-
     def reports(self, documents: list[int], state: int) -> list[str]:
         """Task ids of those trainings that are in a state; eScriptorium keeps a report for each page."""
         listed = ", ".join(map(str, documents))
@@ -237,11 +233,11 @@ def test_trainings_run_where_they_fit(trainings: Trainings, node: Any, cards: Ca
     segmenters = trainings.start("segtrain", "until-segmenters", count=len(LARGE))
     running = set(trainings.running(segmenters, count=len(LARGE) - 1))
     assert running == LARGE - {overflow}
-    trainings.release("first")
+    trainings.site.api.release("first")
     trainings.done(first)
     assert len(trainings.reports(segmenters, STARTED)) == len(LARGE) - 1, "none takes a small slice that is free"
-    trainings.release("overflow")
-    trainings.release("segmenters")
+    trainings.site.api.release("overflow")
+    trainings.site.api.release("segmenters")
     assert set(trainings.done(segmenters)) <= LARGE, "no segmentation training lands on a small slice"
 
     journal = node.check_output(f"journalctl --quiet --output cat --unit '{unit('gpu0-1g.5gb-2')}'")
@@ -278,13 +274,16 @@ def test_a_busy_slice_is_left_alone_and_its_process_named(cards: Cards, training
     assert "raise gpu_partition_drain_timeout" in run.output
     assert cards.writes() == []
     assert cards.shown() == uuids
-    trainings.release("busy")
+    trainings.site.api.release("busy")
     trainings.done(documents)
     wait_for("every worker again", lambda: set(gpu_units(node)) == set(units), timeout=180)
 
 
 def test_one_card_changes_and_the_jobs_of_the_other_go_on(
-    cards: Cards, trainings: Trainings, node: Any, stopped: Callable[[str], None]
+    cards: Cards,
+    trainings: Trainings,
+    node: Any,
+    stopped: Callable[[str], None],
 ) -> None:
     stopped("gpu0-*")
     documents = trainings.start("train", "until-others", count=5)
@@ -300,7 +299,7 @@ def test_one_card_changes_and_the_jobs_of_the_other_go_on(
     assert {name: pid for name, pid in units.items() if not name.startswith("gpu0")} == others
     assert {name: uuid for name, uuid in cards.shown().items() if name.startswith("gpu1")} == uuids
     assert len(trainings.reports(documents, STARTED)) == 5, "still running"
-    trainings.release("others")
+    trainings.site.api.release("others")
     trainings.done(documents)
 
 

@@ -61,7 +61,7 @@ def resumed(inventory: Inventory) -> Iterator[None]:
 def test_drained_host_ends_its_job_and_takes_no_more(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-60")
+    document = site.api.training("hold-until-rested")
     host, task = started(inventory, connect, database, document)
     other = next(name for name in inventory.compute if name != host)
     run = play(
@@ -79,7 +79,8 @@ def test_drained_host_ends_its_job_and_takes_no_more(
     second, parts = site.api.document("while one rests", pages=3)
     site.api.segment(second, parts)
     assert database.finished(second, SEGMENTATION)["messages"].count(f"default@{other}") == 1
-    report = database.finished(document, TRAINING, timeout=120)
+    site.api.release("rested")
+    report = database.finished(document, TRAINING)
     assert report["task_id"] == task
     assert workers_of(inventory, connect, task) == [(host, "escriptorium-worker@gpu.service")], "nowhere else"
     wait_for("the host to be at rest", lambda: not workers_running(connect, host), timeout=60)
@@ -125,11 +126,12 @@ def test_inventory_drains_and_resumes(inventory: Inventory, connect: Callable[[s
 def test_jobs_that_run_too_long_begin_again_elsewhere(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-45")
+    document = site.api.training("hold-until-requeued")
     host, task = started(inventory, connect, database, document)
     play(inventory, DRAIN, "--extra-vars", f"host={host} drain_timeout=2 drain_then=requeue")
     assert workers_running(connect, host) == set()
-    report = database.finished(document, TRAINING, timeout=180)
+    site.api.release("requeued")
+    report = database.finished(document, TRAINING)
     assert report["task_id"] == task
     other = next(name for name in inventory.compute if name != host)
     assert starts(report) == [f"gpu@{host}", f"gpu@{other}"]
@@ -139,7 +141,7 @@ def test_jobs_that_run_too_long_begin_again_elsewhere(
 def test_jobs_that_run_too_long_end_with_a_reason(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-600")
+    document = site.api.training("hold-until-never")
     host, task = started(inventory, connect, database, document)
     play(
         inventory,

@@ -128,7 +128,7 @@ def test_bounds_of_one_user(
 ) -> None:
     """One runs, three wait, the fifth is refused; all four end, one after the other, each once."""
     for number in range(4):
-        site.api.train(document.pk, document.parts, f"fair-{number} hold-{40 if number == 0 else 2}")
+        site.api.train(document.pk, document.parts, f"fair-{number} hold-{'until-fair' if number == 0 else 2}")
     wait_for("one to run and three to wait", lambda: states(database, document.pk) == [STARTED, QUEUED, QUEUED, QUEUED])
     ask = {"parts": document.parts, "model_name": "one too many", "transcription": document.transcription}
     reply = site.api.session.post(f"{site.base}/api/documents/{document.pk}/train/", json=ask, timeout=REQUEST_TIMEOUT)
@@ -145,6 +145,7 @@ def test_bounds_of_one_user(
         return "trainings-held 3" in text and text.count("core.tasks.train") == 1
 
     wait_for("three of them among the held", shown, timeout=60)
+    site.api.release("fair")
 
     wait_for("the end of all", lambda: states(database, document.pk) == [DONE] * 4, timeout=240)
     rows = database.rows(

@@ -49,11 +49,12 @@ class Repeat:
 
 @pytest.fixture(scope="module")
 def repeat(site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]) -> Repeat:
-    document = site.api.training("hold-100")
+    document = site.api.training("hold-until-repeated")
     database.running(document)
     before = unit_states(inventory, connect)
     run = play(inventory, "site.yml")
     after = unit_states(inventory, connect)
+    site.api.release("repeated")
     return Repeat(run, before, after, database.finished(document, TRAINING, timeout=240))
 
 

@@ -63,7 +63,7 @@ class Join:
 
 @pytest.fixture(scope="module")
 def join(site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]) -> Iterator[Join]:
-    document = site.api.training("hold-120")
+    document = site.api.training("hold-until-joined")
     joined = write(inventory)
     try:
         play(joined, "molecule/resources/create.yml")
@@ -71,6 +71,7 @@ def join(site: Site, database: Database, inventory: Inventory, connect: Callable
         before = unit_states(inventory, connect)
         run = play(joined, "site.yml", "--limit", NEW)
         after = unit_states(inventory, connect)
+        site.api.release("joined")
         yield Join(joined, run, before, after, database.finished(document, TRAINING, timeout=240))
     finally:
         subprocess.run(["docker", "rm", "--force", joined.container(NEW)], check=True, capture_output=True)

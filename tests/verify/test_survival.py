@@ -79,10 +79,12 @@ def test_every_worker_holds_a_lease(frontend: Any, inventory: Inventory) -> None
 def test_a_job_outlives_its_worker(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-20 killed")
+    document = site.api.training("hold-until-killed")
     ((host, unit),) = workers_of(inventory, connect, database.running(document)["task_id"])
     assert unit == UNIT
     connect(host).check_output("systemctl kill --kill-whom=main --signal=KILL %s", UNIT)
+    wait_for("the job to start again", lambda: len(starts(database.running(document))) == 2)
+    site.api.release("killed")
     report = finished_once(database, inventory, connect, document)
     assert len(starts(report)) == 2
     wait_for("the worker to run again", lambda: connect(host).service(UNIT).is_running or None, timeout=60)
@@ -92,7 +94,7 @@ def test_a_job_outlives_a_host_that_hangs_and_comes_back(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
     frontend = connect(inventory.frontend)
-    document = site.api.training("hold-60 paused")
+    document = site.api.training("hold-until-paused")
     ((host, _),) = workers_of(inventory, connect, database.running(document)["task_id"])
     (other,) = (name for name in inventory.compute if name != host)
 
@@ -114,6 +116,7 @@ def test_a_job_outlives_a_host_that_hangs_and_comes_back(
         return "was declared dead" in journal
 
     wait_for("the former worker to end", fenced, timeout=60)
+    site.api.release("paused")
     report = finished_once(database, inventory, connect, document)
     assert (report["workflow_state"], starts(report)) == (DONE, [f"gpu@{host}", f"gpu@{other}"])
     workers = 4 * len(inventory.compute) + 1
@@ -123,24 +126,27 @@ def test_a_job_outlives_a_host_that_hangs_and_comes_back(
 def test_a_host_that_is_away_for_a_moment_keeps_its_job(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-25 short")
+    document = site.api.training("hold-until-short")
     ((host, _),) = workers_of(inventory, connect, database.running(document)["task_id"])
     frontend = connect(inventory.frontend)
     with paused(inventory.container(host)):
         reap(frontend)
         reap(frontend)
+    site.api.release("short")
     assert len(starts(finished_once(database, inventory, connect, document))) == 1
 
 
 def test_a_host_is_declared_dead_by_hand(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-20 declared")
+    document = site.api.training("hold-until-declared")
     ((host, _),) = workers_of(inventory, connect, database.running(document)["task_id"])
     frontend = connect(inventory.frontend)
     report = reap(frontend, f"--dead {host}")
     assert len(report["dead"]) == 4
     assert len(report["restored"]) == 1
+    wait_for("the job to start again", lambda: len(starts(database.running(document))) == 2)
+    site.api.release("declared")
     assert len(starts(finished_once(database, inventory, connect, document))) == 2
 
     def status() -> bool:

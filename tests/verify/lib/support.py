@@ -379,6 +379,11 @@ class Api:
         self.train(document, parts, model)
         return document
 
+    def release(self, name: str) -> None:
+        """Let the jobs end that `hold-until-NAME` holds."""
+        frontend = self.site.inventory.connect(self.site.inventory.frontend)
+        frontend.check_output("touch /srv/escriptorium/media/%s", name)
+
     def train(self, document: int, parts: list[int], model: str) -> None:
         """Queue the training of a new recognition model on the first transcription of a document."""
         transcription = self.get(f"documents/{document}/transcriptions/")[0]["pk"]
