@@ -2,7 +2,8 @@
 
 How long: ``STAND_IN_WORK_SECONDS`` for a page, ``STAND_IN_EPOCHS`` times ``STAND_IN_SECONDS_PER_EPOCH`` for a
 training. A name that contains ``hold-60`` (of the document; for a training of the new model) makes a job last 60
-seconds instead, so that a test can stop, drain or kill a worker that is busy.
+seconds instead, so that a test can stop, drain or kill a worker that is busy. A model's name that contains ``eat-600``
+makes its training take 600 MiB of memory, so that a test can see what the kernel does about that.
 """
 
 import logging
@@ -37,6 +38,12 @@ def hold_seconds(name: str, default: float) -> float:
     """Return the seconds that ``hold-SECONDS`` in a name asks for, else the default."""
     found = re.search(r"\bhold-(\d+)\b", name)
     return float(found.group(1)) if found else default
+
+
+def eat(name: str) -> bytes:
+    """Return as many MiB of memory, all of it in use, as ``eat-MIB`` in a name asks for; else none."""
+    found = re.search(r"\beat-(\d+)\b", name)
+    return b"x" * (int(found.group(1)) << 20 if found else 0)
 
 
 def work(name: str) -> None:
@@ -200,6 +207,7 @@ def run_training(model_pk: int, document_pk: int, user_pk: int | None) -> None:
         folder = os.path.dirname(model.file.path)
         os.makedirs(folder, exist_ok=True)
         epochs = settings.STAND_IN_EPOCHS
+        memory = eat(model.name)
         seconds = hold_seconds(model.name, epochs * settings.STAND_IN_SECONDS_PER_EPOCH)
         for epoch in range(epochs):
             time.sleep(seconds / epochs)
@@ -215,6 +223,7 @@ def run_training(model_pk: int, document_pk: int, user_pk: int | None) -> None:
             send_event("document", document_pk, "training:eval", {"id": model.pk, "epoch": epoch})
         with open(model.file.path, "w") as handle:
             handle.write(text)
+        del memory
         model.file_size = model.file.size
     finally:
         model.training = False
