@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from application_bench import children, expect_workers, restart_redis, send_trainings, start_worker, trainings
-from client import FINISHED, QUEUED, RUNNING, wait_until
+from client import CRASHED, FINISHED, QUEUED, RUNNING, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,6 +193,15 @@ def test_a_broker_that_hangs_kills_no_worker(systemd: Systemd) -> None:
         os.kill(broker, signal.SIGCONT)
     until(systemd.bench, job, FINISHED)
     assert not systemd.silent(2 * LIMIT)
+
+
+def test_a_job_that_python_has_no_memory_for_ends_alone(systemd: Systemd) -> None:
+    first, second = send_trainings(systemd.bench, ("train", "1 eat-999999999"), ("train", 1))
+    until(systemd.bench, second, FINISHED)
+    now = trainings(systemd.bench)
+    assert (now.states(first), len(now.starts(first)[0]), now.unacknowledged) == ([CRASHED], 1, 0)
+    assert systemd.bench.processes["worker"].poll() is None
+    assert set(systemd.heard(LIMIT)) == {ALIVE}
 
 
 def test_a_worker_that_stops_tells_before_it_ends_its_job(systemd: Systemd) -> None:

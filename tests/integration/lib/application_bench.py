@@ -346,10 +346,11 @@ print(json.dumps({
 """
 
 
-def send_trainings(bench: Bench, *jobs: tuple[str, int] | tuple[str, int, int]) -> list[str]:
+def send_trainings(bench: Bench, *jobs: tuple[str, int | str] | tuple[str, int, int]) -> list[str]:
     """Send trainings to the stand-in, in this order, and return their Celery ids.
 
-    :param jobs: ``train`` or ``segtrain``, how many seconds it takes and in how many seconds it may start (at once).
+    :param jobs: ``train`` or ``segtrain``, how many seconds it takes (and what else the stand-in reads in the model's
+        name), and in how many seconds it may start (at once).
     """
     rows = [(name, f"hold-{seconds}", delay[0] if delay else 0) for name, seconds, *delay in jobs]
     code = f"ADMIN = {ADMIN['admin_name']!r}\nJOBS = {rows!r}\n{_SEND}"
