@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from application_bench import children, expect_workers, restart_redis, send_trainings, start_worker, trainings
+from application_bench import alive, children, expect_workers, restart_redis, send_trainings, start_worker, trainings
 from client import CRASHED, FINISHED, QUEUED, RUNNING, wait_until
 
 if TYPE_CHECKING:
@@ -143,9 +143,7 @@ def test_a_worker_that_is_stuck_is_silent(systemd: Systemd) -> None:
     del systemd.bench.processes["worker"]
     assert "Fatal Python error: Aborted" in systemd.bench.log("worker")
     assert "asynloop" in systemd.bench.log("worker")
-    for child in jobs:
-        with pytest.raises(ProcessLookupError):
-            os.kill(child, 0)
+    wait_until(lambda: alive(jobs), lambda left: not left, 5, "its jobs die", 0.1)
     start_worker(systemd.bench, "again", "gpu,gpu-large")
     try:
         until(systemd.bench, job, FINISHED)
@@ -161,7 +159,9 @@ def test_a_worker_that_is_deaf_is_silent_though_it_answers_pings(systemd: System
     expect_workers(systemd.bench, "worker")
     until(systemd.bench, job, QUEUED)
     assert "nothing is heard from the broker (BRPOP)" in systemd.bench.log("worker")
-    systemd.bench.processes.pop("worker").kill()
+    worker = systemd.bench.processes.pop("worker")
+    worker.kill()
+    worker.wait(10)
     start_worker(systemd.bench, "again", "gpu,gpu-large")
     try:
         until(systemd.bench, job, FINISHED)

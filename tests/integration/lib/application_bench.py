@@ -51,6 +51,12 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def alive(pids: list[int]) -> list[int]:
+    """Return those processes that are there and no zombies."""
+    status = [(pid, Path(f"/proc/{pid}/status")) for pid in pids]
+    return [pid for pid, file in status if file.exists() and "\nState:\tZ" not in file.read_text()]
+
+
 @dataclass
 class Bench:
     """An application with its services."""
