@@ -144,12 +144,9 @@ def test_a_worker_that_is_stuck_is_silent(systemd: Systemd) -> None:
     assert "Fatal Python error: Aborted" in systemd.bench.log("worker")
     assert "asynloop" in systemd.bench.log("worker")
     wait_until(lambda: alive(jobs), lambda left: not left, 5, "its jobs die", 0.1)
-    start_worker(systemd.bench, "again", "gpu,gpu-large")
-    try:
-        until(systemd.bench, job, FINISHED)
-        assert len(trainings(systemd.bench).starts(job)[0]) == 2
-    finally:
-        systemd.bench.stop("again")
+    start_worker(systemd.bench, "worker", "gpu,gpu-large")
+    until(systemd.bench, job, FINISHED)
+    assert len(trainings(systemd.bench).starts(job)[0]) == 2
 
 
 def test_a_worker_that_is_deaf_is_silent_though_it_answers_pings(systemd: Systemd) -> None:
@@ -162,11 +159,8 @@ def test_a_worker_that_is_deaf_is_silent_though_it_answers_pings(systemd: System
     worker = systemd.bench.processes.pop("worker")
     worker.kill()
     worker.wait(10)
-    start_worker(systemd.bench, "again", "gpu,gpu-large")
-    try:
-        until(systemd.bench, job, FINISHED)
-    finally:
-        systemd.bench.stop("again")
+    start_worker(systemd.bench, "worker", "gpu,gpu-large")
+    until(systemd.bench, job, FINISHED)
 
 
 def test_a_broker_that_is_away_kills_no_worker(systemd: Systemd) -> None:

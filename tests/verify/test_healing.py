@@ -71,7 +71,7 @@ class Training:
     def __init__(self, site: Site, database: Database, model: str) -> None:
         self.database = database
         self.model = model
-        self.document, parts = site.api.document(f"document of {model}", pages=2)
+        self.document, parts = site.api.document(f"document of {model}")
         site.api.segment(self.document, parts)
         database.finished(self.document, "core.tasks.segment")
         site.api.train(self.document, parts, model)

@@ -291,7 +291,7 @@ def running_bench(venv: Path, tree: Path) -> Iterator[Bench]:
 def start_worker(
     bench: Bench, name: str, queues: str, environment: Mapping[str, str] | None = None, concurrency: int = 1
 ) -> None:
-    """Start a worker with the flags of its systemd unit and wait until it answers.
+    """Start a worker with the flags of its systemd unit, as if it were watched, and wait until it answers.
 
     :param environment: what the unit sets beside the environment file of all.
     """
@@ -299,7 +299,8 @@ def start_worker(
         name, "celery", "-A", "escriptorium", "worker", "--hostname", f"{name}@host", "--queues", queues,
         "--concurrency", str(concurrency), "--max-tasks-per-child", "1", "--prefetch-multiplier", "1",
         "--loglevel", "INFO", "--task-events", "--without-mingle", "--without-gossip", "-O", "fair",
-        **(environment or {}),
+        # Nobody listens there: a worker says so and goes on.
+        **{"NOTIFY_SOCKET": str(bench.folder / "nobody"), "WATCHDOG_USEC": "180000000"} | dict(environment or {}),
     )  # fmt: skip
     expect_workers(bench, name)
 

@@ -17,17 +17,16 @@ from escriptorium_cluster.watchdog import (
     READY,
     SETTLED_SECONDS,
     STOPPING,
-    Ears,
+    Ear,
     Orders,
     Watchdog,
-    listening,
+    deaf,
     offer_to_kernel,
     read_orders,
     tell,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 SECONDS = 180.0
@@ -111,7 +110,7 @@ def test_a_worker_that_does_not_hear_is_silent_until_it_does(caplog: pytest.LogC
     watched.turn(0)
     assert [watched.turn(BEAT_SECONDS, "BRPOP") for _ in range(3)] == [[]] * 3
     assert caplog.text.count("nothing is heard from the broker (BRPOP)") == 1
-    assert watched.turn(BEAT_SECONDS) == [ALIVE]
+    assert watched.turn(1) == [ALIVE], "it looks again soon"
     watched.turn(BEAT_SECONDS, "BRPOP", "LISTEN")
     assert "(BRPOP, LISTEN)" in caplog.text
 
@@ -179,51 +178,51 @@ class Channel:
             raise Empty
 
 
-def look(ears: Ears, clock: Callable[[], float], *channels: Any) -> list[str]:
-    return ears.deaf(listening(channels, ears, clock), clock())
-
-
 def test_a_connection_that_is_read_hears() -> None:
-    ears, clock, taking = Ears(), Clock(), Channel()
-    assert look(ears, clock, taking) == []
+    clock, taking = Clock(), Channel()
+    assert deaf([taking], clock) == []
     clock.time += PATIENCE["BRPOP"]
     taking.handlers["BRPOP"]()
-    assert look(ears, clock, taking) == []
+    assert deaf([taking], clock) == []
     clock.time += PATIENCE["BRPOP"]
     taking.nothing = True
     with pytest.raises(Empty):
         taking.handlers["BRPOP"]()
     clock.time += PATIENCE["BRPOP"]
-    assert look(ears, clock, taking) == [], "no job is an answer, too"
+    assert deaf([taking], clock) == [], "no job is an answer, too"
     clock.time += 1
-    assert look(ears, clock, taking) == ["BRPOP"]
+    assert deaf([taking], clock) == ["BRPOP"]
     taking.nothing = False
     taking.handlers["BRPOP"]()
-    assert look(ears, clock, taking) == []
+    assert deaf([taking], clock) == []
+    ears = list(taking.handlers.values())
+    assert [type(ear) for ear in ears] == [Ear, Ear]
+    deaf([taking], clock)
+    assert list(taking.handlers.values()) == ears, "one ear for each connection"
 
 
 def test_each_connection_is_listened_to_for_itself() -> None:
-    ears, clock = Ears(), Clock()
-    taking, controlled = Channel(), Channel(queues=False, fanout=True)
-    assert look(ears, clock, taking, controlled) == []
+    clock, taking, controlled = Clock(), Channel(), Channel(queues=False, fanout=True)
+    assert deaf([taking, controlled], clock) == []
     clock.time += PATIENCE["LISTEN"] + 1
     taking.handlers["BRPOP"]()
-    assert look(ears, clock, taking, controlled) == ["LISTEN"]
+    assert deaf([taking, controlled], clock) == ["LISTEN"]
+    assert deaf([taking], clock) == []
     controlled.handlers["LISTEN"]()
-    assert look(ears, clock, taking, controlled) == []
+    assert deaf([taking, controlled], clock) == []
 
 
 def test_a_worker_whose_places_are_taken_asks_for_nothing() -> None:
-    ears, clock, taking = Ears(), Clock(), Channel(asks=False)
-    look(ears, clock, taking)
+    clock, taking = Clock(), Channel(asks=False)
+    deaf([taking], clock)
     clock.time += 3600
-    assert look(ears, clock, taking) == []
+    assert deaf([taking], clock) == []
     taking.asks = True
-    assert look(ears, clock, taking) == [], "its time begins now"
+    assert deaf([taking], clock) == [], "its time begins now"
     clock.time += PATIENCE["BRPOP"] + 1
-    assert look(ears, clock, taking) == ["BRPOP"]
-    assert look(ears, clock) == [], "another connection"
-    assert look(ears, clock, taking) == []
+    assert deaf([taking], clock) == ["BRPOP"]
+    taking.active_queues = set()
+    assert deaf([taking], clock) == [], "nor does one that is drained"
 
 
 def test_a_job_is_the_first_to_be_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

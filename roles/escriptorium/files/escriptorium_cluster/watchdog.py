@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 READY, ALIVE, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
 #: Longest time between two signs of life, and what part of the time that systemd waits it is at most. Seconds.
 BEAT_SECONDS, BEATS = 10.0, 6
+#: Time until a worker that does not hear looks again. Seconds.
+DEAF_SECONDS = 1.0
 #: Seconds that systemd has to take a message. A full socket must not hold up the loop.
 SEND_SECONDS = 1.0
 #: Seconds without a word from the broker after which a connection is deaf, by what it listens to. Redis answers each
@@ -79,27 +81,48 @@ def tell(address: str, message: str) -> None:
         logger.warning("systemd does not take '%s': %s", message, error)
 
 
-class Ears:
-    """Which connections of a worker do not hear the broker any more, though they listen.
+class Ear:
+    """Reads one of kombu's connections in place of kombu's own reader, and knows when it has heard something.
 
-    :param patience: seconds without a word, by what a connection listens to.
+    It lives in its channel and nowhere else: a lost connection that is kept alive closes too late (see ``consumer``).
+
+    :param read: kombu's reader.
     """
 
-    def __init__(self, patience: Mapping[str, float] = PATIENCE) -> None:
-        self._patience = patience
-        self._heard: dict[tuple[Any, str], float] = {}
+    def __init__(self, read: Callable[..., Any], now: Callable[[], float]) -> None:
+        self._read = read
+        self._now = now
+        self.heard = now()
 
-    def heard(self, channel: Any, kind: str, now: float) -> None:
-        """Note that something was read from a connection."""
-        self._heard[channel, kind] = now
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Read. No answer within the time that was asked for is an answer, too: kombu raises Empty then."""
+        try:
+            return self._read(*arguments, **options)
+        finally:
+            self.heard = self._now()
 
-    def deaf(self, listening: Iterable[tuple[Any, str]], now: float) -> list[str]:
-        """Return what is not heard any more, by its names, sorted.
 
-        :param listening: connections that listen now. One that did not a moment ago has its time from now on.
-        """
-        self._heard = {ear: self._heard.get(ear, now) for ear in listening}
-        return sorted({kind for (_, kind), when in self._heard.items() if now - when > self._patience[kind]})
+def deaf(channels: Iterable[Any], now: Callable[[], float] = time.monotonic) -> list[str]:
+    """Return what kombu's channels listen to and do not hear any more, by its names, sorted.
+
+    :param channels: channels of one connection to the broker. One that was not seen before has its time from now on.
+    """
+    found = set()
+    for channel in channels:
+        listens = {
+            # A worker whose places are all taken asks for no job.
+            "BRPOP": bool(channel.active_queues) and channel.qos.can_consume(),
+            "LISTEN": bool(channel.active_fanout_queues),
+        }
+        for kind, does in listens.items():
+            ear = channel.handlers[kind]
+            if not isinstance(ear, Ear):
+                channel.handlers[kind] = Ear(ear, now)
+            elif not does:
+                ear.heard = now()
+            elif now() - ear.heard > PATIENCE[kind]:
+                found.add(kind)
+    return sorted(found)
 
 
 class Watchdog:
@@ -144,8 +167,9 @@ class Watchdog:
         if self._seconds and now - self._turned > self._seconds / 2:
             logger.warning("the main loop stood still for %.0f s", now - self._turned)
         self._turned = now
-        self._due = now + (self._beat or BEAT_SECONDS)
         if deaf:
+            # After a pause of the whole machine it may hear again with its next turn.
+            self._due = now + DEAF_SECONDS
             if not self._warned:
                 logger.warning(
                     "nothing is heard from the broker (%s): if it answers others, this worker starts anew soon",
@@ -154,6 +178,7 @@ class Watchdog:
             self._warned = True
             return
         self._warned = False
+        self._due = now + (self._beat or BEAT_SECONDS)
         if now - self._began >= SETTLED_SECONDS:
             settled, self._settled = self._settled, lambda: None
             settled()
@@ -169,38 +194,6 @@ class Watchdog:
         """Say that the worker ends its last jobs, and then itself: the loop turns no more."""
         self._began = None
         self._send(STOPPING)
-
-
-def listening(channels: Iterable[Any], ears: Ears, now: Callable[[], float] = time.monotonic) -> list[tuple[Any, str]]:
-    """Return which connections of kombu's channels listen to Redis now, and have the ears told what they hear.
-
-    :param channels: channels of one connection to the broker.
-    """
-    found = []
-    for channel in channels:
-        for kind, read in channel.handlers.items():
-            if not hasattr(read, "tells"):
-                channel.handlers[kind] = _telling(read, ears, channel, kind, now)
-        # A worker whose places are all taken asks for no job.
-        if channel.active_queues and channel.qos.can_consume():
-            found.append((channel, "BRPOP"))
-        if channel.active_fanout_queues:
-            found.append((channel, "LISTEN"))
-    return found
-
-
-def _telling(
-    read: Callable[..., Any], ears: Ears, channel: Any, kind: str, now: Callable[[], float]
-) -> Callable[..., Any]:
-    def telling(*arguments: Any, **options: Any) -> Any:
-        try:
-            return read(*arguments, **options)
-        finally:
-            # No answer within the time that was asked for is an answer, too: kombu raises Empty then.
-            ears.heard(channel, kind, now())
-
-    telling.tells = True  # type: ignore[attr-defined]
-    return telling
 
 
 def offer_to_kernel(score: Path = Path("/proc/self/oom_score_adj"), **_: Any) -> None:
@@ -236,7 +229,6 @@ def install(app: Any, environment: Mapping[str, str], process: int) -> None:
 
     def watch(sender: Any, **_: Any) -> None:
         """Begin when the worker is about to take jobs. ``sender``: its consumer."""
-        ears = Ears()
         # Where systemd kills a stuck worker, the journal shows where it was stuck.
         faulthandler.enable(sys.__stderr__ or sys.stderr)
 
@@ -245,7 +237,7 @@ def install(app: Any, environment: Mapping[str, str], process: int) -> None:
                 # No connection: it was lost just now, and there will be another one.
                 connected = sender.connection is not None and sender.connection.transport is not None
                 channels = sender.connection.transport.cycle._channels if connected else ()  # noqa: SLF001
-                watchdog.turned(ears.deaf(listening(channels, ears), time.monotonic()))
+                watchdog.turned(deaf(channels))
 
         sender.hub.on_tick.add(look)
         if lease.current is not None:
