@@ -13,11 +13,11 @@ import signal
 import time
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from application_bench import (
+    alive,
     children,
     expect_workers,
     kill_job,
@@ -83,12 +83,6 @@ def leader(site: Bench, name: str) -> Iterator[int]:
 
 def all_of(pid: int) -> list[int]:
     return [pid, *(process for child in children(pid) for process in all_of(child))]
-
-
-def alive(pids: list[int]) -> list[int]:
-    """Return those processes that are there and no zombies."""
-    status = [(pid, Path(f"/proc/{pid}/status")) for pid in pids]
-    return [pid for pid, file in status if file.exists() and "\nState:\tZ" not in file.read_text()]
 
 
 def running(site: Bench, job: str) -> None:

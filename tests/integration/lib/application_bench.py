@@ -51,6 +51,12 @@ def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def alive(pids: list[int]) -> list[int]:
+    """Return those processes that are there and no zombies."""
+    status = [(pid, Path(f"/proc/{pid}/status")) for pid in pids]
+    return [pid for pid, file in status if file.exists() and "\nState:\tZ" not in file.read_text()]
+
+
 @dataclass
 class Bench:
     """An application with its services."""
@@ -285,7 +291,7 @@ def running_bench(venv: Path, tree: Path) -> Iterator[Bench]:
 def start_worker(
     bench: Bench, name: str, queues: str, environment: Mapping[str, str] | None = None, concurrency: int = 1
 ) -> None:
-    """Start a worker with the flags of its systemd unit and wait until it answers.
+    """Start a worker with the flags of its systemd unit, as if it were watched, and wait until it answers.
 
     :param environment: what the unit sets beside the environment file of all.
     """
@@ -293,7 +299,8 @@ def start_worker(
         name, "celery", "-A", "escriptorium", "worker", "--hostname", f"{name}@host", "--queues", queues,
         "--concurrency", str(concurrency), "--max-tasks-per-child", "1", "--prefetch-multiplier", "1",
         "--loglevel", "INFO", "--task-events", "--without-mingle", "--without-gossip", "-O", "fair",
-        **(environment or {}),
+        # Nobody listens there: a worker says so and goes on.
+        **{"NOTIFY_SOCKET": str(bench.folder / "nobody"), "WATCHDOG_USEC": "180000000"} | dict(environment or {}),
     )  # fmt: skip
     expect_workers(bench, name)
 
@@ -346,10 +353,11 @@ print(json.dumps({
 """
 
 
-def send_trainings(bench: Bench, *jobs: tuple[str, int] | tuple[str, int, int]) -> list[str]:
+def send_trainings(bench: Bench, *jobs: tuple[str, int | str] | tuple[str, int, int]) -> list[str]:
     """Send trainings to the stand-in, in this order, and return their Celery ids.
 
-    :param jobs: ``train`` or ``segtrain``, how many seconds it takes and in how many seconds it may start (at once).
+    :param jobs: ``train`` or ``segtrain``, how many seconds it takes (and what else the stand-in reads in the model's
+        name), and in how many seconds it may start (at once).
     """
     rows = [(name, f"hold-{seconds}", delay[0] if delay else 0) for name, seconds, *delay in jobs]
     code = f"ADMIN = {ADMIN['admin_name']!r}\nJOBS = {rows!r}\n{_SEND}"

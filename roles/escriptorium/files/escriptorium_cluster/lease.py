@@ -328,6 +328,8 @@ class Lease:
         self._guard = threading.Lock()
         self._fence = Fence(seconds, boot_seconds())
         self._ended = False
+        #: Called where the broker does not answer: the main loop may be waiting for it as well.
+        self.on_silence: Callable[[], None] = lambda: None
         #: Tag -> note and task id of what this process holds.
         self._held: dict[str, tuple[str, str]] = {}
         #: Tag -> when a message that was not begun goes back into its queue, by ``boot_seconds``.
@@ -350,6 +352,7 @@ class Lease:
             answer, *gone = self._ask(RENEW, keys, self.id, json.dumps(asdict(self.holder)), *arguments)
         except Exception as error:
             logger.debug("the lease could not be renewed: %s", error)
+            self.on_silence()
             return
         if answer == "dead":
             self._die()

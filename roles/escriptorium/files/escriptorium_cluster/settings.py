@@ -95,7 +95,11 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 # Not by the routes below: upstream charges GPU time to the tasks whose route is exactly {"queue": "gpu"}. A task's own
 # queue goes before its route.
 CELERY_TASK_ANNOTATIONS: dict[str, dict[str, Any]] = {
-    "*": {"before_start": before_start, "after_return": after_return},
+    "*": {
+        "before_start": before_start,
+        "after_return": after_return,
+        "Request": "escriptorium_cluster.failed_request:Request",
+    },
     "core.tasks.segtrain": {"queue": LARGE_QUEUE},
 }
 # The cluster's own jobs belong to no user: upstream looks for no report of these.

@@ -3,7 +3,8 @@
 How long: ``STAND_IN_WORK_SECONDS`` for a page, ``STAND_IN_EPOCHS`` times ``STAND_IN_SECONDS_PER_EPOCH`` for a
 training. A name that contains ``hold-60`` (of the document; for a training of the new model) makes a job last 60
 seconds instead, and ``hold-until-NAME`` until the media have a file NAME, so that a test can stop, drain or kill a
-worker that is busy.
+worker that is busy. A model's name that contains ``eat-600`` makes its training take 600 MiB of memory, so that a test
+can see what the kernel does about that.
 """
 
 import logging
@@ -43,6 +44,12 @@ def hold(name: str, seconds: float, share: float = 1) -> None:
     if found := re.search(r"\bhold-(\d+)\b", name):
         seconds = float(found.group(1))
     time.sleep(seconds * share)
+
+
+def eat(name: str) -> bytes:
+    """Return as many MiB of memory, all of it in use, as ``eat-MIB`` in a name asks for; else none."""
+    found = re.search(r"\beat-(\d+)\b", name)
+    return b"x" * (int(found.group(1)) << 20 if found else 0)
 
 
 def work(name: str) -> None:
@@ -206,6 +213,7 @@ def run_training(model_pk: int, document_pk: int, user_pk: int | None) -> None:
         folder = os.path.dirname(model.file.path)
         os.makedirs(folder, exist_ok=True)
         epochs = settings.STAND_IN_EPOCHS
+        memory = eat(model.name)
         for epoch in range(epochs):
             hold(model.name, epochs * settings.STAND_IN_SECONDS_PER_EPOCH, share=1 / epochs)
             text = MODEL_TEXT.format(epoch=epoch, name=model.name)
@@ -220,6 +228,7 @@ def run_training(model_pk: int, document_pk: int, user_pk: int | None) -> None:
             send_event("document", document_pk, "training:eval", {"id": model.pk, "epoch": epoch})
         with open(model.file.path, "w") as handle:
             handle.write(text)
+        del memory
         model.file_size = model.file.size
     finally:
         model.training = False

@@ -1,0 +1,214 @@
+"""What a worker tells systemd while it works, is stuck, is deaf, waits for its broker and stops: real Redis and Celery.
+
+    APPLICATION_VENV=<virtual environment> APPLICATION_TREE=<stand-in> pytest tests/integration/test_watchdog.py
+
+The test listens in systemd's place. What systemd then does is for tests/verify/test_healing.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+from application_bench import alive, children, expect_workers, restart_redis, send_trainings, start_worker, trainings
+from client import CRASHED, FINISHED, QUEUED, RUNNING, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from application_bench import Bench
+
+READY, ALIVE, STOPPING = "READY=1", "WATCHDOG=1", "STOPPING=1"
+#: Seconds without an answer after which a worker that asks for jobs knows that it is deaf.
+PATIENCE = 30.0
+#: Seconds of silence after which systemd would kill the worker, and seconds of a lease: the latter is renewed, and the
+#: broker heard, every two seconds.
+LIMIT = 12.0
+LEASE = 20
+#: Makes the main process deaf, as a connection that is collected too late does (see consumer.py): it asks for no job any
+#: more, and answers pings.
+DEAFEN = signal.SIGRTMIN
+SITECUSTOMIZE = f"""
+import signal
+
+def deafen(*_):
+    from kombu.transport.redis import MultiChannelPoller
+
+    MultiChannelPoller._register_BRPOP = lambda *_: None
+
+signal.signal({int(DEAFEN)}, deafen)
+"""
+
+
+@dataclass
+class Systemd:
+    """Listens to a worker, in systemd's place."""
+
+    bench: Bench
+    listener: socket.socket
+
+    def next(self, seconds: float) -> str:
+        """Return what the worker says within so many seconds; nothing when it is silent."""
+        self.listener.settimeout(seconds)
+        try:
+            return self.listener.recv(100).decode()
+        except TimeoutError:
+            return ""
+
+    def heard(self, seconds: float) -> list[str]:
+        """Return all that the worker says in so many seconds, those that it has said before left out."""
+        while self.next(0.01):
+            pass
+        end, heard = time.monotonic() + seconds, []
+        while (left := end - time.monotonic()) > 0:
+            heard.append(self.next(left))
+        return [message for message in heard if message]
+
+    def silent(self, seconds: float) -> bool:
+        """Whether the worker stops giving signs of life for the limit's time, within so many seconds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if not self.next(LIMIT):
+                return True
+        return False
+
+
+@pytest.fixture(scope="module")
+def pool(bench: Bench) -> Bench:
+    if not bench.stand_in:
+        pytest.skip("only the stand-in's trainings take as long as asked")
+    bench.environment["CLUSTER_LEASE_SECONDS"] = str(LEASE)
+    bench.prepare_site()
+    (bench.folder / "deafening").mkdir()
+    (bench.folder / "deafening" / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    return bench
+
+
+@pytest.fixture
+def systemd(pool: Bench) -> Iterator[Systemd]:
+    """Start a worker, and listen to it until it is ready."""
+    address = pool.folder / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(address))
+        start_worker(
+            pool,
+            "worker",
+            "gpu,gpu-large",
+            {
+                "NOTIFY_SOCKET": str(address),
+                "WATCHDOG_USEC": str(round(LIMIT * 1e6)),
+                "PYTHONPATH": f"{pool.folder / 'deafening'}:{pool.environment['PYTHONPATH']}",
+            },
+        )
+        systemd = Systemd(pool, listener)
+        assert systemd.next(1) == READY
+        yield systemd
+        if "worker" in pool.processes:
+            pool.stop("worker")
+    address.unlink()
+
+
+def until(bench: Bench, job: str, state: int, seconds: float = 60) -> None:
+    wait_until(partial(trainings, bench), lambda now: now.states(job) == [state], seconds, f"state {state}", 0.3)
+
+
+def test_a_worker_that_works_gives_signs_of_life(systemd: Systemd) -> None:
+    (job,) = send_trainings(systemd.bench, ("train", 8))
+    until(systemd.bench, job, RUNNING)
+    heard = systemd.heard(LIMIT)
+    assert set(heard) == {ALIVE}
+    assert 4 <= len(heard) <= 8, "six times in the limit, and no more often"
+    until(systemd.bench, job, FINISHED)
+    # With all its places taken and then free again it hears as before.
+    assert not systemd.silent(LIMIT)
+
+
+def test_a_worker_that_is_stuck_is_silent(systemd: Systemd) -> None:
+    (job,) = send_trainings(systemd.bench, ("train", 20))
+    until(systemd.bench, job, RUNNING)
+    main = systemd.bench.processes["worker"]
+    jobs = children(main.pid)
+    os.kill(main.pid, signal.SIGSTOP)
+    assert systemd.silent(2 * LIMIT)
+    # As systemd does: the journal has where it was, and its jobs die with it.
+    os.kill(main.pid, signal.SIGABRT)
+    os.kill(main.pid, signal.SIGCONT)
+    assert main.wait(10) == -signal.SIGABRT
+    del systemd.bench.processes["worker"]
+    assert "Fatal Python error: Aborted" in systemd.bench.log("worker")
+    assert "asynloop" in systemd.bench.log("worker")
+    wait_until(lambda: alive(jobs), lambda left: not left, 5, "its jobs die", 0.1)
+    start_worker(systemd.bench, "worker", "gpu,gpu-large")
+    until(systemd.bench, job, FINISHED)
+    assert len(trainings(systemd.bench).starts(job)[0]) == 2
+
+
+def test_a_worker_that_is_deaf_is_silent_though_it_answers_pings(systemd: Systemd) -> None:
+    os.kill(systemd.bench.processes["worker"].pid, DEAFEN)
+    # What it has asked already is answered within a second.
+    time.sleep(2)
+    (job,) = send_trainings(systemd.bench, ("train", 1))
+    assert systemd.silent(PATIENCE + 3 * LIMIT), systemd.bench.log("worker")[-2000:]
+    expect_workers(systemd.bench, "worker")
+    until(systemd.bench, job, QUEUED)
+    assert "nothing is heard from the broker (BRPOP)" in systemd.bench.log("worker")
+    worker = systemd.bench.processes.pop("worker")
+    worker.kill()
+    worker.wait(10)
+    start_worker(systemd.bench, "worker", "gpu,gpu-large")
+    until(systemd.bench, job, FINISHED)
+
+
+def test_a_broker_that_is_away_kills_no_worker(systemd: Systemd) -> None:
+    (job,) = send_trainings(systemd.bench, ("train", 8))
+    until(systemd.bench, job, RUNNING)
+    systemd.heard(0)
+    restart_redis(systemd.bench, 2 * LIMIT)
+    heard = systemd.heard(LIMIT)
+    assert ALIVE in heard
+    until(systemd.bench, job, FINISHED)
+    assert len(trainings(systemd.bench).starts(job)[0]) == 1
+    assert not systemd.silent(2 * LIMIT)
+
+
+def test_a_broker_that_hangs_kills_no_worker(systemd: Systemd) -> None:
+    (job,) = send_trainings(systemd.bench, ("train", 8))
+    until(systemd.bench, job, RUNNING)
+    broker = systemd.bench.processes["redis"].pid
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        # The job ends meanwhile: the main loop waits for an answer to that.
+        assert not systemd.silent(3 * LIMIT)
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    until(systemd.bench, job, FINISHED)
+    assert not systemd.silent(2 * LIMIT)
+
+
+def test_a_job_that_python_has_no_memory_for_ends_alone(systemd: Systemd) -> None:
+    first, second = send_trainings(systemd.bench, ("train", "1 eat-999999999"), ("train", 1))
+    until(systemd.bench, second, FINISHED)
+    now = trainings(systemd.bench)
+    assert (now.states(first), len(now.starts(first)[0]), now.unacknowledged) == ([CRASHED], 1, 0)
+    assert systemd.bench.processes["worker"].poll() is None
+    assert set(systemd.heard(LIMIT)) == {ALIVE}
+
+
+def test_a_worker_that_stops_tells_before_it_ends_its_job(systemd: Systemd) -> None:
+    (job,) = send_trainings(systemd.bench, ("train", 10))
+    until(systemd.bench, job, RUNNING)
+    worker = systemd.bench.processes.pop("worker")
+    systemd.heard(0)
+    worker.terminate()
+    heard = []
+    while worker.poll() is None:
+        heard.append(systemd.next(1))
+    assert STOPPING in heard
+    assert set(heard[heard.index(STOPPING) + 1 :]) <= {""}
+    until(systemd.bench, job, FINISHED)
