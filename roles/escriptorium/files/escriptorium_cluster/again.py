@@ -6,6 +6,8 @@ and segmentations tell the user, and end as if they had succeeded.
 
 The second: a worker that is killed between the end of a job and its acknowledgement leaves a message that is handed out
 again. Its job has had its result.
+
+And what follows a job (others that it sends, its result) waits for a broker that is away, as the job itself does.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 logger = logging.getLogger(__name__)
+
+#: How a job sends others: as often as it takes. Seconds.
+SEND = {"max_retries": None, "interval_start": 0.2, "interval_step": 1.0, "interval_max": 10.0}
 
 
 def again_after_loss(
@@ -94,7 +99,7 @@ def _done(task_id: str) -> bool:
 
 
 def install(app: Any) -> None:
-    """Do both in the workers of a Celery application. Other processes of the application are not concerned."""
+    """Do all of it in the workers of a Celery application. Other processes of the application are not concerned."""
     from celery import signals
     from celery.exceptions import Ignore, Reject, Retry
 
@@ -115,6 +120,12 @@ def install(app: Any) -> None:
     def stand_before(**_: Any) -> None:
         """Each child of a worker has tracers of its own."""
         patience.on = True
+        app.conf.task_publish_retry_policy.update(SEND)
+        # kombu gives up after four seconds without a connection, whatever that policy says.
+        app.conf.broker_transport_options["connect_retries_timeout"] = None
+        # The setting of that name does nothing for Redis: its backend takes no error for one that passes.
+        app.backend.always_retry = True
+        app.backend.exception_safe_to_retry = lambda error: isinstance(error, app.backend.connection_errors)
         for task in app.tasks.values():
             task.__trace__ = Once(task.__trace__, _done)
 
