@@ -110,8 +110,12 @@ acceptance: venv image ## Deploy the real eScriptorium (ESCRIPTORIUM_REPO=...) a
 	@tests/acceptance-run
 
 .PHONY: bench
-bench: venv image stand-in ## Measure a first and a second deployment of the cluster scenario
-	@tests/bench
+bench: venv image ## Measure deployments with 4, 16 and 64 compute hosts (HOSTS="4 16 64")
+	@tests/bench $(HOSTS)
+
+.PHONY: soak
+soak: venv image stand-in ## Let a cluster at work fall over again and again (SEED=1 MINUTES=30)
+	@tests/soak "$(or $(SEED),1)" "$(or $(MINUTES),30)"
 
 .PHONY: clean
 clean: ## Remove .venv and .cache

@@ -119,6 +119,33 @@ def test_a_job_that_is_held_for_later_is_not_lost(pool: Bench) -> None:
     assert finish(pool, *ids) == [1]
 
 
+def test_what_follows_a_job_is_sent_when_the_broker_is_back(pool: Bench) -> None:
+    (done,) = send_trainings(pool, ("train", 1))
+    finish(pool, done)
+    first, second = pool.shell(f"""
+import json
+from core.models import Document, OcrModel
+from core.tasks import segtrain
+from reporting.models import TaskReport
+
+user = TaskReport.objects.get(task_id={done!r}).user
+document = Document.objects.get(name="trainings")
+
+def job(name):
+    model = OcrModel.objects.create(name=name, job=1, owner=user, file_size=0)
+    return segtrain.si(model_pk=model.pk, user_pk=user.pk, document_pk=document.pk)
+
+sent = (job("hold-6") | job("hold-1")).apply_async()
+print(json.dumps([sent.parent.id, sent.id]))
+""")
+    until(pool, [first], RUNNING)
+    time.sleep(2)
+    restart_redis(pool, 3 * OUTAGE)
+    expect_workers(pool, "worker")
+    wait_until(partial(trainings, pool), lambda now: second in now.jobs, 60, "the second job is sent")
+    assert finish(pool, first, second) == [1, 1]
+
+
 def test_a_connection_that_is_cut_does_not_start_a_job_twice(pool: Bench) -> None:
     ids = send_trainings(pool, ("train", 12))
     until(pool, ids, RUNNING)

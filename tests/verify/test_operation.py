@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 from support import (
     DONE,
     JOB_TIMEOUT,
@@ -30,10 +32,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.scenario("cluster")
 
-# The promise of the project for a run that changes nothing on four hosts (docs/performance.md).
-TASKS_PER_HOST = 150
-SKIPPED_PER_HOST = 20
-SECONDS = 60
+# What a run that changes nothing may cost, by kind of host (docs/performance.md).
+BUDGET = Path(__file__).with_name("tasks.yml")
 SHARED = "/srv/escriptorium"
 
 
@@ -68,16 +68,18 @@ def test_repeated_deployment_restarts_nothing(repeat: Repeat) -> None:
     assert len(repeat.before) >= 14  # web, WebSocket, imports, nginx, PostgreSQL, Redis; four queues on two hosts
 
 
-def test_repeated_deployment_is_cheap(repeat: Repeat) -> None:
-    executed = {host: counts["ok"] for host, counts in repeat.run.stats.items()}
-    skipped = {host: counts["skipped"] for host, counts in repeat.run.stats.items()}
-    print(f"executed {executed}, skipped {skipped}, {repeat.run.seconds:.1f} s")
-    assert max(executed.values()) <= TASKS_PER_HOST
-    assert max(skipped.values()) < SKIPPED_PER_HOST
+def test_repeated_deployment_costs_what_it_did(repeat: Repeat, inventory: Inventory) -> None:
+    """Counts do not depend on the machine, times do: those come from `make bench`."""
+    budget = yaml.safe_load(BUDGET.read_text())
 
+    def kind(host: str) -> str:
+        return "+".join(group for group in ("compute", "frontend", "storage") if host in inventory.groups[group])
 
-def test_repeated_deployment_is_fast(repeat: Repeat) -> None:
-    assert repeat.run.seconds < SECONDS
+    counted = {
+        host: {"executed": counts["ok"], "skipped": counts["skipped"]} for host, counts in repeat.run.stats.items()
+    }
+    print(f"{counted}, {repeat.run.seconds:.1f} s")
+    assert counted == {host: budget[kind(host)] for host in inventory.groups["nodes"]}, f"see {BUDGET.name}"
 
 
 def test_running_training_outlives_a_deployment(

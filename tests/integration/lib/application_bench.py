@@ -194,6 +194,22 @@ def postgresql(folder: Path, port: int) -> Iterator[None]:
         run("pg_ctl", "--pgdata", str(data), "--mode=immediate", "--wait", "stop")
 
 
+@contextmanager
+def stop_postgresql(bench: Bench) -> Iterator[None]:
+    """Stop the database for a while, as a restart does; connections are ended, not waited for."""
+    data = bench.folder / "postgresql"
+    program = max(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    options = (data / "postmaster.opts").read_text().partition(" ")[2].strip().replace('"', "")
+    control = [str(program), "--pgdata", str(data), "--wait", "--silent"]
+    user = "postgres" if os.geteuid() == 0 else None
+    subprocess.run([*control, "--mode=fast", "stop"], check=True, user=user, cwd="/")
+    try:
+        yield
+    finally:
+        start = [*control, "--options", options, "--log", str(data / "log"), "start"]
+        subprocess.run(start, check=True, user=user, cwd="/")
+
+
 def start_redis(folder: Path, port: int) -> subprocess.Popen[bytes]:
     """Start Redis with a password and an append-only file, and wait until it answers."""
     if not shutil.which("redis-server"):

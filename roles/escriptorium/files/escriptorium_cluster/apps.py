@@ -16,11 +16,12 @@ class ClusterConfig(AppConfig):
         from celery import current_app
         from django.conf import settings
 
-        from escriptorium_cluster import fetching, training_slots, watchdog
+        from escriptorium_cluster import again, fetching, training_slots, watchdog
         from escriptorium_cluster.overflow import install
 
         if settings.CLUSTER_OVERFLOW_QUEUES:
             install(current_app, settings.CLUSTER_OVERFLOW_QUEUES, settings.CLUSTER_OVERFLOW_SECONDS)
+        again.install(current_app)
         training_slots.install(current_app, settings.CLUSTER_USER_TRAININGS_RUNNING)
         fetching.install(**settings.CLUSTER_FETCHING)
         watchdog.install(current_app, os.environ, os.getpid())

@@ -45,12 +45,20 @@ STATIC_ROOT = _config.static_root
 
 # --- Database ----------------------------------------------------------------------------------------------------
 
-# Upstream's OPTIONS (jit off) stay. A host that is gone must not hold a request for the kernel's two minutes.
+# Upstream's OPTIONS (jit off) stay. A host that is gone must not hold a request for the kernel's two minutes, and not a
+# job for two hours; a job that is only cut off goes on (a lease is 15 minutes as well).
 DATABASES: dict[str, dict[str, Any]] = {
     **upstream.DATABASES,
     "default": {
         **upstream.DATABASES["default"],
-        "OPTIONS": {**upstream.DATABASES["default"].get("OPTIONS", {}), "connect_timeout": 10},
+        "ENGINE": "escriptorium_cluster.database",
+        "OPTIONS": {
+            **upstream.DATABASES["default"].get("OPTIONS", {}),
+            "connect_timeout": 10,
+            "keepalives_idle": 300,
+            "keepalives_interval": 60,
+            "keepalives_count": 10,
+        },
     },
 }
 

@@ -159,7 +159,7 @@ class Gate:
         user = kwargs.get("user_pk")
         try:
             if _cancelled(uuid):
-                return _not_run(Ignore())
+                return not_run(Ignore())
             if user is not None:
                 slot = Slot(_connect)
                 if not slot.take(int(user), self._bound):
@@ -167,7 +167,7 @@ class Gate:
                     slot = None
                     # Also where it was not handed out to us any more: to reject it does nothing then.
                     self._put_off(uuid, request)
-                    return _not_run(Reject(f"user {user} runs {self._bound} trainings", requeue=True))
+                    return not_run(Reject(f"user {user} runs {self._bound} trainings", requeue=True))
         except Exception:
             logger.warning("could not count the trainings of user %s; job %s runs", user, uuid, exc_info=True)
         finally:
@@ -207,7 +207,7 @@ class Gate:
         close_old_connections()
 
 
-def _not_run(reason: Exception) -> Any:
+def not_run(reason: Exception) -> Any:
     """Return what Celery's tracer does for a job that was put off from within: no result, no event of its end."""
     from billiard.einfo import ExceptionInfo
     from celery.app.trace import TraceInfo, trace_ok_t

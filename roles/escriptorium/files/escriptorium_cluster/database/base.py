@@ -1,0 +1,66 @@
+"""Lets the jobs of a worker outlive a database that is away for a while. ``DATABASES`` names this package.
+
+Django keeps a job's connection for as long as the job runs. When the server is restarted meanwhile, the next query of
+a training of six hours fails, and so does every job that a worker begins while the server is away: it takes one after
+the other and fails them all within seconds. Here
+
+- a connection that was lost while nobody asked anything is replaced before the next query is sent. Nothing is sent
+  twice: the server has closed its end, and that can be seen without a question;
+- in the processes that run jobs, connecting waits until the server is back, however long that takes;
+- a query or a transaction in which the server went away fails as ever, and is counted: ``again`` begins the job anew.
+
+Elsewhere (web, commands) nobody waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.db.backends.postgresql import base
+from django.db.utils import InterfaceError, OperationalError
+
+from escriptorium_cluster.patience import connect_patiently, patience, server_has_gone
+
+logger = logging.getLogger(__name__)
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    """A connection of Django's to PostgreSQL."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.execute_wrappers.append(self._counting_losses)
+
+    def get_new_connection(self, conn_params: Any) -> Any:
+        """Connect; a job waits for that."""
+        if not patience.applies():
+            return super().get_new_connection(conn_params)
+        connect = super().get_new_connection
+        return connect_patiently(lambda: connect(conn_params), base.Database.OperationalError)
+
+    def ensure_connection(self) -> None:
+        """Django calls this before each query, and before a transaction begins."""
+        idle = self.connection is not None and not self.in_atomic_block
+        if idle and server_has_gone(self.connection, base.Database.Error):
+            logger.warning("the connection to the database was lost; a new one takes its place")
+            self.close()
+        super().ensure_connection()
+
+    def _commit(self) -> None:
+        try:
+            super()._commit()
+        except (OperationalError, InterfaceError):
+            self._count_loss()
+            raise
+
+    def _counting_losses(self, execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
+        try:
+            return execute(sql, params, many, context)
+        except (OperationalError, InterfaceError):
+            self._count_loss()
+            raise
+
+    def _count_loss(self) -> None:
+        if self.connection is None or self.connection.closed:
+            patience.losses += 1
