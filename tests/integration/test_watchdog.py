@@ -31,8 +31,8 @@ PATIENCE = 30.0
 #: broker heard, every two seconds.
 LIMIT = 12.0
 LEASE = 20
-#: Makes the main process deaf, as a connection that is collected too late does (see consumer.py): it asks for no job any
-#: more, and answers pings.
+#: Makes the main process deaf, as a connection that is collected too late does (see consumer.py): it asks for no job
+#: any more, and answers pings.
 DEAFEN = signal.SIGRTMIN
 SITECUSTOMIZE = f"""
 import signal
