@@ -79,7 +79,12 @@ def test_repeated_deployment_costs_what_it_did(repeat: Repeat, inventory: Invent
         host: {"executed": counts["ok"], "skipped": counts["skipped"]} for host, counts in repeat.run.stats.items()
     }
     print(f"{counted}, {repeat.run.seconds:.1f} s")
-    assert counted == {host: budget[kind(host)] for host in inventory.groups["nodes"]}, f"see {BUDGET.name}"
+    grown = {
+        host: (figures, budget[kind(host)])
+        for host, figures in counted.items()
+        if any(figures[name] > budget[kind(host)][name] for name in figures)
+    }
+    assert grown == {}, f"more than {BUDGET.name} allows"
 
 
 def test_running_training_outlives_a_deployment(
