@@ -92,7 +92,7 @@ def join(site: Site, database: Database, inventory: Inventory, connect: Callable
 
 def on_others(run: PlayRun) -> list[str]:
     """Return what a run did on hosts that it was not limited to, as ``host: ok`` or ``host: changed``."""
-    found = re.findall(rf"^(ok|changed): \[{NEW} -> (\S+)\]", run.output, re.MULTILINE)
+    found = re.findall(rf"^(ok|changed): \[{NEW} -> ([\w.-]+)", run.output, re.MULTILINE)
     return [f"{host}: {what}" for what, host in found]
 
 
