@@ -95,12 +95,12 @@ class Trainings:
     connect: Callable[[str], Any]
 
     def start(self, method: str, hold: str, count: int = 1) -> list[int]:
-        """Queue trainings that last so many seconds or until a release (`until-NAME`); answers their documents."""
+        """Queue trainings that last as `hold` says (hold-60, for instance); answers their documents."""
         documents = []
         for number in range(count):
             document, parts = self.site.api.document(f"{method} {number}", pages=2)
             train = self.site.api.train if method == "train" else self.site.api.train_segmenter
-            train(document, parts, f"{method} of {document} hold-{hold}")
+            train(document, parts, f"{method} of {document} {hold}")
             documents.append(document)
         return documents
 
@@ -225,12 +225,12 @@ def test_workers_that_share_a_card_have_bounds(node: Any) -> None:
 
 def test_trainings_run_where_they_fit(trainings: Trainings, node: Any, cards: Cards) -> None:
     """Small slices first for recognition, large ones where those are busy, and large ones only for segmentation."""
-    first = trainings.start("train", "until-first", count=len(SMALL))
+    first = trainings.start("train", trainings.site.api.held("first"), count=len(SMALL))
     assert set(trainings.running(first)) == SMALL, "recognition prefers small slices"
-    (overflow,) = trainings.running(trainings.start("train", "until-overflow"))
+    (overflow,) = trainings.running(trainings.start("train", trainings.site.api.held("overflow")))
     assert overflow in LARGE, "where the small ones are busy a large one helps"
 
-    segmenters = trainings.start("segtrain", "until-segmenters", count=len(LARGE))
+    segmenters = trainings.start("segtrain", trainings.site.api.held("segmenters"), count=len(LARGE))
     running = set(trainings.running(segmenters, count=len(LARGE) - 1))
     assert running == LARGE - {overflow}
     trainings.site.api.release("first")
@@ -265,7 +265,7 @@ def test_check_mode_shows_the_change_and_makes_none(cards: Cards, inventory: Inv
 
 def test_a_busy_slice_is_left_alone_and_its_process_named(cards: Cards, trainings: Trainings, node: Any) -> None:
     uuids, units = cards.shown(), gpu_units(node)
-    documents = trainings.start("train", "until-busy", count=len(SMALL))
+    documents = trainings.start("train", trainings.site.api.held("busy"), count=len(SMALL))
     trainings.running(documents)
     run, _ = cards.deploy(OTHER_LAYOUT, check=False, drain=5)
     assert run.stats[NODE]["failed"] == 1
@@ -286,7 +286,7 @@ def test_one_card_changes_and_the_jobs_of_the_other_go_on(
     stopped: Callable[[str], None],
 ) -> None:
     stopped("gpu0-*")
-    documents = trainings.start("train", "until-others", count=5)
+    documents = trainings.start("train", trainings.site.api.held("others"), count=5)
     assert {name.partition("-")[0] for name in trainings.running(documents)} == {"gpu1"}
     node.check_output("cd /etc/systemd/system && systemctl start $(ls -d escriptorium-worker@gpu0-*)")
     others = {name: pid for name, pid in gpu_units(node).items() if not name.startswith("gpu0")}
@@ -333,5 +333,5 @@ def test_slices_and_workers_come_back_after_a_reboot(
     wait_for("every worker", lambda: set(gpu_units(cards.node)) == units, timeout=180)
     assert cards.shown() == before
     time.sleep(5)
-    (worker,) = trainings.done(trainings.start("train", "1"))
+    (worker,) = trainings.done(trainings.start("train", "hold-1"))
     assert worker in units

@@ -61,7 +61,7 @@ def resumed(inventory: Inventory) -> Iterator[None]:
 def test_drained_host_ends_its_job_and_takes_no_more(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-until-rested")
+    document = site.api.training(site.api.held("rested"))
     host, task = started(inventory, connect, database, document)
     other = next(name for name in inventory.compute if name != host)
     run = play(
@@ -126,7 +126,7 @@ def test_inventory_drains_and_resumes(inventory: Inventory, connect: Callable[[s
 def test_jobs_that_run_too_long_begin_again_elsewhere(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-until-requeued")
+    document = site.api.training(site.api.held("requeued"))
     host, task = started(inventory, connect, database, document)
     play(inventory, DRAIN, "--extra-vars", f"host={host} drain_timeout=2 drain_then=requeue")
     assert workers_running(connect, host) == set()
@@ -141,7 +141,7 @@ def test_jobs_that_run_too_long_begin_again_elsewhere(
 def test_jobs_that_run_too_long_end_with_a_reason(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-until-never")
+    document = site.api.training(site.api.held("never"))
     host, task = started(inventory, connect, database, document)
     play(
         inventory,

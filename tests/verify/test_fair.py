@@ -128,7 +128,8 @@ def test_bounds_of_one_user(
 ) -> None:
     """One runs, three wait, the fifth is refused; all four end, one after the other, each once."""
     for number in range(4):
-        site.api.train(document.pk, document.parts, f"fair-{number} hold-{'until-fair' if number == 0 else 2}")
+        hold = site.api.held("fair") if number == 0 else "hold-2"
+        site.api.train(document.pk, document.parts, f"fair-{number} {hold}")
     wait_for("one to run and three to wait", lambda: states(database, document.pk) == [STARTED, QUEUED, QUEUED, QUEUED])
     ask = {"parts": document.parts, "model_name": "one too many", "transcription": document.transcription}
     reply = site.api.session.post(f"{site.base}/api/documents/{document.pk}/train/", json=ask, timeout=REQUEST_TIMEOUT)

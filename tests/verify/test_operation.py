@@ -49,7 +49,7 @@ class Repeat:
 
 @pytest.fixture(scope="module")
 def repeat(site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]) -> Repeat:
-    document = site.api.training("hold-until-repeated")
+    document = site.api.training(site.api.held("repeated"))
     database.running(document)
     before = unit_states(inventory, connect)
     run = play(inventory, "site.yml")

@@ -75,7 +75,7 @@ class Join:
 
 @pytest.fixture(scope="module")
 def join(site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]) -> Iterator[Join]:
-    document = site.api.training("hold-until-joined")
+    document = site.api.training(site.api.held("joined"))
     joined = write(inventory)
     try:
         play(joined, "molecule/resources/create.yml")

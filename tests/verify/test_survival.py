@@ -79,7 +79,7 @@ def test_every_worker_holds_a_lease(frontend: Any, inventory: Inventory) -> None
 def test_a_job_outlives_its_worker(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-until-killed")
+    document = site.api.training(site.api.held("killed"))
     ((host, unit),) = workers_of(inventory, connect, database.running(document)["task_id"])
     assert unit == UNIT
     connect(host).check_output("systemctl kill --kill-whom=main --signal=KILL %s", UNIT)
@@ -94,7 +94,7 @@ def test_a_job_outlives_a_host_that_hangs_and_comes_back(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
     frontend = connect(inventory.frontend)
-    document = site.api.training("hold-until-paused")
+    document = site.api.training(site.api.held("paused"))
     ((host, _),) = workers_of(inventory, connect, database.running(document)["task_id"])
     (other,) = (name for name in inventory.compute if name != host)
 
@@ -126,7 +126,7 @@ def test_a_job_outlives_a_host_that_hangs_and_comes_back(
 def test_a_host_that_is_away_for_a_moment_keeps_its_job(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-until-short")
+    document = site.api.training(site.api.held("short"))
     ((host, _),) = workers_of(inventory, connect, database.running(document)["task_id"])
     frontend = connect(inventory.frontend)
     with paused(inventory.container(host)):
@@ -139,7 +139,7 @@ def test_a_host_that_is_away_for_a_moment_keeps_its_job(
 def test_a_host_is_declared_dead_by_hand(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
-    document = site.api.training("hold-until-declared")
+    document = site.api.training(site.api.held("declared"))
     ((host, _),) = workers_of(inventory, connect, database.running(document)["task_id"])
     frontend = connect(inventory.frontend)
     report = reap(frontend, f"--dead {host}")

@@ -340,6 +340,7 @@ class Api:
         self.session = site.session()
         reply = self.post("token-auth/", {"username": "admin", "password": site.password})
         self.session.headers["Authorization"] = f"Token {reply['token']}"
+        self._frontend = site.inventory.connect(site.inventory.frontend)
 
     def _url(self, path: str) -> str:
         return f"{self.site.base}/api/{path}"
@@ -379,10 +380,14 @@ class Api:
         self.train(document, parts, model)
         return document
 
+    def held(self, name: str) -> str:
+        """Return a part of names that makes jobs last until their release, also where this name was released before."""
+        self._frontend.check_output("rm --force /srv/escriptorium/media/%s", name)
+        return f"hold-until-{name}"
+
     def release(self, name: str) -> None:
-        """Let the jobs end that `hold-until-NAME` holds."""
-        frontend = self.site.inventory.connect(self.site.inventory.frontend)
-        frontend.check_output("touch /srv/escriptorium/media/%s", name)
+        """Let the jobs end that are held."""
+        self._frontend.check_output("touch /srv/escriptorium/media/%s", name)
 
     def train(self, document: int, parts: list[int], model: str) -> None:
         """Queue the training of a new recognition model on the first transcription of a document."""
