@@ -74,7 +74,7 @@ def finished_once(
     frontend = connect(inventory.frontend)
     assert reap(frontend)["restored"] == []
     (model,) = database.rows(
-        "SELECT training FROM core_ocrmodel m JOIN reporting_taskreport r ON r.ocr_model_id = m.id "
+        "SELECT DISTINCT training FROM core_ocrmodel m JOIN reporting_taskreport r ON r.ocr_model_id = m.id "
         f"WHERE r.task_id = '{report['task_id']}'"
     )
     assert model["training"] is False
