@@ -303,6 +303,27 @@ print(json.dumps([
     assert finish(site, jobs[0]) == [["worker1"]]
 
 
+def test_a_job_that_could_not_say_that_it_is_done_is_done(site: Bench) -> None:
+    start_worker(site, "worker1", QUEUES)
+    (job,) = send_trainings(site, ("train", 1))
+    finish(site, job)
+    # The database went away when the report was to be written.
+    site.shell(f"""
+import json
+from reporting.models import TaskReport
+
+print(json.dumps(TaskReport.objects.filter(task_id={job!r}).update(workflow_state={RUNNING})))
+""")
+    reports: list[dict[str, Any]] = []
+
+    def look() -> list[int]:
+        reports.append(reap(site))
+        return trainings(site).states(job)
+
+    wait_until(look, lambda states: states == [FINISHED], 60, "it is done", 2)
+    assert [report["failed_jobs"] for report in reports] == [[]] * len(reports)
+
+
 def test_imports_that_the_broker_lost_end_as_well(site: Bench) -> None:
     site.shell("""
 import json

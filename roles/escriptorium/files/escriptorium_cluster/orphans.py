@@ -31,22 +31,37 @@ def mark(jobs: Sequence[str], models: Sequence[int], reason: str = REASON) -> tu
     return failed, freed
 
 
+def _succeeded(job: str) -> bool:
+    """Whether a job has come to its end: the database may have gone away just when its report was to say so."""
+    from celery import states
+    from celery.result import AsyncResult
+
+    return bool(AsyncResult(job).state == states.SUCCESS)
+
+
 def _fail(job: str, reason: str) -> bool:
-    """Mark the unfinished reports of one job as failed, and what it worked on as free; returns whether there were."""
+    """Mark the unfinished reports of one job as failed, and what it worked on as free; returns whether there were.
+
+    Those of a job that succeeded are marked as done.
+    """
     reports = apps.get_model("reporting", "TaskReport")
     unfinished = (reports.WORKFLOW_STATE_QUEUED, reports.WORKFLOW_STATE_STARTED)
+    done = _succeeded(job)
     with transaction.atomic():
         # Locked: one that ends at this very moment stays as it ended.
         found = list(reports.objects.select_for_update().filter(task_id=job, workflow_state__in=unfinished))
         for report in found:
+            if done:
+                report.end()
+                continue
             report.error(reason)
             if report.method in TRAININGS and report.ocr_model_id:
                 _free(report.ocr_model_id)
             elif report.method == IMPORT:
                 _fail_import(report, reason)
-    for user in {report.user for report in found}:
+    for user in {report.user for report in found if not done}:
         _tell(user, reason)
-    return bool(found)
+    return bool(found) and not done
 
 
 def _free(model: int) -> bool:
