@@ -174,7 +174,7 @@ def test_a_worker_that_was_stopped_for_long_kills_its_job_and_ends(site: Bench) 
         running(site, job)
         os.killpg(main, signal.SIGCONT)
     assert "was declared dead" in site.log("worker1")
-    assert not alive(stopped)
+    wait_until(lambda: alive(stopped), lambda left: not left, 5, "all its processes end")
     assert finish(site, job) == [["worker1", "worker2"]]
     assert results(site, job) == [1]
 
