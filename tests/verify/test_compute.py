@@ -64,14 +64,16 @@ class Cards:
         self.node.check_output("/opt/simulated-driver/bin/simulated-gpu " + " ".join(arguments))
 
     def deploy(
-        self, slices: dict[str, int] | None, *arguments: str, check: bool = True, drain: int = 120
+        self, slices: dict[str, int] | None, *arguments: str, check: bool = True, drain: int | None = None
     ) -> tuple[PlayRun, PlayRun | None]:
         """Give the first card other slices (None: those of the inventory) as an operator does: edit, then run."""
         edited = self.folder / "edited.yml"
         cards = json.loads(json.dumps(self.inventory.hosts[NODE]["gpu_partition_cards"]))
         if slices is not None:
             cards[0]["slices"] = slices
-        variables = {"gpu_partition_cards": cards, "gpu_partition_drain_timeout": drain}
+        variables = {"gpu_partition_cards": cards}
+        if drain is not None:
+            variables["gpu_partition_drain_timeout"] = drain
         edited.write_text(yaml.safe_dump({"all": {"hosts": {NODE: variables}}}))
         where = ("--inventory", str(edited), *arguments)
         cut = play(self.inventory, "playbooks/deploy-gpus.yml", *where, check=check)
@@ -294,8 +296,8 @@ def test_one_card_changes_and_the_jobs_of_the_other_go_on(
 
     cards.deploy(OTHER_LAYOUT)
 
+    wait_for("its workers", lambda: {name for name in gpu_units(node) if name.startswith("gpu0")} == OTHER_SLICES)
     units = gpu_units(node)
-    assert {name for name in units if name.startswith("gpu0")} == OTHER_SLICES
     assert {name: pid for name, pid in units.items() if not name.startswith("gpu0")} == others
     assert {name: uuid for name, uuid in cards.shown().items() if name.startswith("gpu1")} == uuids
     assert len(trainings.reports(documents, STARTED)) == 5, "still running"
