@@ -22,11 +22,12 @@ from application_bench import (
     send_trainings,
     start_worker,
     trainings,
+    until,
 )
 from client import CANCELED, FINISHED, QUEUED, RUNNING, wait_until
 
 if TYPE_CHECKING:
-    from application_bench import Bench, Trainings
+    from application_bench import Bench
 
 #: Seconds without Redis: some attempts to connect are in vain.
 OUTAGE = 4.0
@@ -45,13 +46,6 @@ def pool(bench: Bench) -> Bench:
     path = f"{bench.folder / 'late'}:{bench.environment['PYTHONPATH']}"
     start_worker(bench, "worker", "gpu,gpu-large", {"PYTHONPATH": path}, concurrency=2)
     return bench
-
-
-def until(bench: Bench, ids: list[str], state: int, seconds: float = 60) -> Trainings:
-    """Wait until all jobs named have a state, and return what is known then."""
-    return wait_until(
-        partial(trainings, bench), lambda now: set(now.states(*ids)) == {state}, seconds, f"state {state} of {ids}", 0.2
-    )
 
 
 def finish(bench: Bench, *ids: str) -> list[int]:

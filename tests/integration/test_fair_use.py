@@ -26,11 +26,12 @@ from application_bench import (
     send_trainings,
     start_worker,
     trainings,
+    until,
 )
 from client import CANCELED, FINISHED, QUEUED, RUNNING, wait_until
 
 if TYPE_CHECKING:
-    from application_bench import Bench, Trainings
+    from application_bench import Bench
 
 #: Queued and running, and running.
 BOUND, RUNNING_BOUND = 6, 1
@@ -124,13 +125,6 @@ def held(bench: Bench) -> int:
         text=True,
     )
     return int(asked.stdout)
-
-
-def until(bench: Bench, ids: list[str], state: int, seconds: float = 60) -> Trainings:
-    """Wait until all jobs named have a state, and return what is known then."""
-    return wait_until(
-        partial(trainings, bench), lambda now: set(now.states(*ids)) == {state}, seconds, f"state {state} of {ids}", 0.2
-    )
 
 
 def finish(bench: Bench, *ids: str, seconds: float = 120) -> list[int]:

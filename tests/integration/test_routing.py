@@ -11,15 +11,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from application_bench import expect_workers, kill_job, restart_redis, send_trainings, start_worker, trainings
-from client import FINISHED, QUEUED, RUNNING, wait_until
+from application_bench import expect_workers, kill_job, restart_redis, send_trainings, start_worker, trainings, until
+from client import FINISHED, QUEUED, RUNNING
 
 if TYPE_CHECKING:
-    from application_bench import Bench, Trainings
+    from application_bench import Bench
 
 #: Seconds that a recognition training waits for a small slice.
 PATIENCE = 4
@@ -43,13 +42,6 @@ def pool(site: Bench) -> Bench:
     start_worker(site, "small", "gpu")
     start_worker(site, "large", "gpu-large", OVERFLOW)
     return site
-
-
-def until(bench: Bench, ids: list[str], state: int, seconds: float = 60) -> Trainings:
-    """Wait until all jobs named have a state, and return what is known then."""
-    return wait_until(
-        partial(trainings, bench), lambda now: set(now.states(*ids)) == {state}, seconds, f"state {state} of {ids}", 0.2
-    )
 
 
 def stop(bench: Bench, *names: str) -> None:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -401,6 +402,13 @@ class Trainings:
 def trainings(bench: Bench) -> Trainings:
     """Return what the stand-in and its broker know now."""
     return Trainings(**bench.shell(_LOOK))
+
+
+def until(bench: Bench, ids: list[str], state: int, seconds: float = 60) -> Trainings:
+    """Wait until all jobs named have a state, and return what is known then."""
+    return wait_until(
+        partial(trainings, bench), lambda now: set(now.states(*ids)) == {state}, seconds, f"state {state} of {ids}", 0.2
+    )
 
 
 def restart_redis(bench: Bench, seconds: float) -> None:
