@@ -139,6 +139,7 @@ def test_a_host_that_is_away_for_a_moment_keeps_its_job(
 def test_a_host_is_declared_dead_by_hand(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
+    """The machine lives nevertheless: its workers end before the job goes to others."""
     document = site.api.training(site.api.held("declared"))
     ((host, _),) = workers_of(inventory, connect, database.running(document)["task_id"])
     frontend = connect(inventory.frontend)

@@ -5,7 +5,7 @@
 A worker's lease (see ``lease``) that nobody has renewed for the lease's time is declared dead, and the messages noted
 under it go back to the head of their queues, each once. Only time counts in which this program looked regularly and
 Redis was up all along: no worker dies of a broker that was away, and none of a frontend that stood still.
-``--dead HOST`` declares all leases of a host dead at once, for a machine that will not come back as it was.
+``--dead HOST`` declares all leases of a host dead, for a machine that will not come back as it was.
 
 Then reports in the database that count as queued or running while no message knows their job (Redis lost its last
 second, or was emptied) are marked as failed, with a reason, and models that count as in training go free.
@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
+import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -60,12 +62,12 @@ PRIORITIES = ("", *(f"{SEPARATOR}{step}" for step in (3, 6, 9)))
 #: Exit status when broker or database do not answer (EX_TEMPFAIL).
 NOT_NOW = 75
 
-# KEYS: leases, renewed, dead, running. ARGV: lease, time of the renewal that was seen last.
+# KEYS: leases, renewed, dead, running. ARGV: lease, time of the renewal that was seen last, seconds until it counts as dead.
 # Answers 0 when it has been renewed since. Seen as never renewed: whatever its renewal is.
 DECLARE_DEAD = """
 local renewed = redis.call('HGET', KEYS[2], ARGV[1])
 if ARGV[2] ~= '*' and (renewed or '') ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[3], ARGV[1], redis.call('TIME')[1])
+redis.call('HSET', KEYS[3], ARGV[1], redis.call('TIME')[1] + ARGV[3])
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
 local running = redis.call('HGETALL', KEYS[4])
@@ -284,14 +286,19 @@ def give_back(redis: Any, tag: str, note: str) -> tuple[str, ...]:
     return tuple(queues) if moved else ()
 
 
-def declare_dead(redis: Any, lease: str, renewed: str = "*") -> bool:
-    """Declare a lease dead, unless it was renewed since ``renewed`` was seen."""
-    return bool(redis.eval(DECLARE_DEAD, 4, LEASES, RENEWED, DEAD, RUNNING, lease, renewed))
+def declare_dead(redis: Any, lease: str, renewed: str = "*", grace: float = 0.0) -> bool:
+    """Declare a lease dead, unless it was renewed since ``renewed`` was seen.
+
+    :param grace: seconds for which its jobs still stay where they are.
+    """
+    keys = (LEASES, RENEWED, DEAD, RUNNING)
+    return bool(redis.eval(DECLARE_DEAD, len(keys), *keys, lease, renewed, f"{grace:.0f}"))
 
 
 def give_back_jobs_of_dead(redis: Any) -> list[Restored]:
     """Put back what dead leases hold, and forget notes about messages that were acknowledged."""
-    dead = {_text(lease) for lease in redis.hkeys(DEAD)}
+    now = redis.time()[0]
+    dead = {lease for lease, when in _hash(redis, DEAD).items() if float(when) <= now}
     unacknowledged = {_text(tag) for tag in redis.hkeys(UNACKED)}
     restored = []
     for tag, text in _hash(redis, NOTES).items():
@@ -314,18 +321,22 @@ def succeed(redis: Any, own: Holder) -> list[Restored]:
     return give_back_jobs_of_dead(redis)
 
 
-def bury_host(redis: Any, host: str) -> Report:
-    """Declare all leases of a host dead at once, and put back what they hold.
+def bury_host(redis: Any, host: str, lease_seconds: float, pause: Callable[[float], object] = time.sleep) -> Report:
+    """Declare all leases of a host dead, and put back what they hold.
 
-    The leases' own time does not count; a worker of the host that lives nevertheless kills its jobs and starts anew.
+    The leases' own time does not count. A worker of the host that lives nevertheless learns of it with its next
+    renewal, kills its jobs and starts anew: so long they stay where they are, that none ends twice.
     """
     report = Report()
+    grace = math.ceil(beat_of(lease_seconds) + 2 * ANSWER_SECONDS)
     for lease, text in _hash(redis, LEASES).items():
         holder = parse_holder(text)
         if holder and holder.host == host:
-            declare_dead(redis, lease)
+            declare_dead(redis, lease, grace=grace)
             report.dead.append(holder.node)
     report.dead.sort()
+    if report.dead:
+        pause(grace + 1)
     report.restored = give_back_jobs_of_dead(redis)
     report.living = int(redis.hlen(LEASES))
     return report
@@ -468,7 +479,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config.broker.url(0), socket_connect_timeout=ANSWER_SECONDS, socket_timeout=10 * ANSWER_SECONDS
     )
     try:
-        report = bury_host(redis, options.dead.strip()) if options.dead else run(redis, config)
+        report = bury_host(redis, options.dead.strip(), config.lease_seconds) if options.dead else run(redis, config)
     except RedisError as error:
         print(f"the broker does not answer: {error}", file=sys.stderr)
         return NOT_NOW
