@@ -316,6 +316,13 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         has_default=True,
     ),
     Variable(
+        "upgrade_until",
+        "str",
+        "check: upgrade.yml builds and checks the release, and changes nothing over. Given with -e, for one run.",
+        example="check",
+        choices=("check",),
+    ),
+    Variable(
         "preflight_secrets",
         "str",
         "What preflight does about missing secrets: required (refuse) or generated (the next playbook makes them). "
