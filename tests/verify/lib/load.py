@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from support import Site
 
 #: Seconds between the end of a request and the next one of the same kind, and seconds that a request may take.
-PAUSE: Final = 0.15
+PAUSE: Final = 0.25
 TIMEOUT: Final = 120.0
 
 
