@@ -293,9 +293,11 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         "pause_jobs",
         "str",
         "Of upgrade.yml and roll-back.yml, where jobs of the release before cannot go on beside a migration: yes lets "
-        "them end first, no takes the risk. Given with -e, for one run.",
+        "them end first, no takes the risk, ask ends the run. Given with -e, for one run.",
         example="yes",
-        choices=("yes", "no"),
+        choices=("ask", "yes", "no"),
+        default="ask",
+        has_default=True,
     ),
     Variable(
         "pause_timeout",
@@ -320,7 +322,9 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         "str",
         "check: upgrade.yml builds and checks the release, and changes nothing over. Given with -e, for one run.",
         example="check",
-        choices=("check",),
+        choices=("check", "end"),
+        default="end",
+        has_default=True,
     ),
     Variable(
         "preflight_secrets",
