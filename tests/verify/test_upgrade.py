@@ -66,8 +66,13 @@ class Releases:
     bound: str
 
     def arguments(self, commit: str, **more: str) -> list[str]:
-        """Arguments of ansible-playbook that bring a release."""
-        values = {"escriptorium_repo": str(self.folder), "escriptorium_version": commit, **more}
+        """Arguments of ansible-playbook that bring a release, on a cluster that lives not for the first time."""
+        values = {
+            "escriptorium_repo": str(self.folder),
+            "escriptorium_version": commit,
+            "upgrade_again": "yes",
+            **more,
+        }
         return [part for name, value in values.items() for part in ("--extra-vars", f"{name}={value}")]
 
 

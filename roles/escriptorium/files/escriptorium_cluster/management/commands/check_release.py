@@ -9,7 +9,8 @@ Run beside the current release before an upgrade. The last line of standard outp
 - ``harms``: what processes of the release before would run into once they are applied;
 - ``unknown``: applied migrations that this release does not know, as after going back to it;
 - ``targets``: for each application with such migrations, the newest one that this release knows;
-- ``decision`` and ``why``: how the release before can run again after the migrations named by ``--applied``.
+- ``decision`` and ``why``: how the release before can run again after the migrations named by ``--applied``, of which
+  ``applied`` repeats those that this release knows: others are older than it, and were left by an earlier one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.checks import run_checks
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import NOT_PROVIDED
@@ -66,13 +67,16 @@ class Command(BaseCommand):
         known = set(loader.graph.nodes) | set(loader.disk_migrations)
         known |= {name for migration in loader.disk_migrations.values() for name in migration.replaces}
         unknown = sorted(key for key in loader.applied_migrations if key not in known)
-        decision, why = decide_back([change for name in applied for change in self._applied(loader, name)])
+        own = [name for name in applied if self._key(name) in loader.graph.nodes]
+        back = [change for name in own for change in self._changes(loader, self._migration(loader, name), data=True)]
+        decision, why = decide_back(back)
         return {
             "problems": [*self._imports(), *self._checks(), *self._pins()],
             "missing": [{"name": name, "operations": self._texts(loader, name)} for name in changes],
             "harms": reasons(harm(change) for found in changes.values() for change in found),
             "unknown": [".".join(key) for key in unknown],
             "targets": {app: self._newest(loader, app) for app in sorted({app for app, _ in unknown})},
+            "applied": own,
             "decision": decision,
             "why": why,
         }
@@ -108,18 +112,15 @@ class Command(BaseCommand):
         return leaves[0] if leaves else "zero"
 
     @staticmethod
-    def _migration(loader: Any, name: str) -> Any:
+    def _key(name: str) -> tuple[str, str]:
         app, _, migration = name.partition(".")
-        try:
-            return loader.graph.nodes[app, migration]
-        except KeyError:
-            raise CommandError(f"this release has no migration {name}") from None
+        return app, migration
+
+    def _migration(self, loader: Any, name: str) -> Any:
+        return loader.graph.nodes[self._key(name)]
 
     def _texts(self, loader: Any, name: str) -> list[str]:
         return [operation.describe() for operation in self._migration(loader, name).operations]
-
-    def _applied(self, loader: Any, name: str) -> Iterator[Change]:
-        yield from self._changes(loader, self._migration(loader, name), data=True)
 
     def _changes(self, loader: Any, migration: Any, *, data: bool) -> Iterator[Change]:
         """Yield what a migration changes; with ``data``, it is applied, and what it made may hold something."""
