@@ -1,4 +1,4 @@
-"""Filters of the platform: Jinja access to module_utils/platform_capacity.py and module_utils/gpu_partition."""
+"""Filters of the platform: Jinja access to module_utils/platform_capacity.py, platform_version.py and gpu_partition."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 try:
-    from ansible.module_utils import platform_capacity
+    from ansible.module_utils import platform_capacity, platform_version
     from ansible.module_utils.gpu_partition import cards as gpu
     from ansible.module_utils.gpu_partition import report, workers
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_capacity
+    from ansible.module_utils import platform_capacity, platform_version
     from ansible.module_utils.gpu_partition import cards as gpu
     from ansible.module_utils.gpu_partition import report, workers
 
@@ -97,12 +97,25 @@ def gpu_hosts(cards: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     return [host for host, own in cards.items() if gpu.has_workers(own)]
 
 
+def breaking_changes(note: str, deployed: bool, version: str, read: str = "") -> list[str]:
+    """Return why a site with this note must not be deployed with this version of the repository; usually nothing."""
+    try:
+        noted = platform_version.note_of(note, deployed)
+    except ValueError as error:
+        raise AnsibleFilterError(
+            f"breaking_changes: the note of the version on the frontend is none: {error}"
+        ) from error
+    names = [name.strip() for name in read.split(",") if name.strip()]
+    return list(platform_version.refusals(noted, int(version), names))
+
+
 class FilterModule:
     """Names under which Jinja finds the filters."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
+            "breaking_changes": breaking_changes,
             "gpu_cards": gpu_cards,
             "gpu_hosts": gpu_hosts,
             "gpu_report": gpu_report,

@@ -281,6 +281,52 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         example={"frontend": 4000, "storage": 1500, "compute": 8000},
     ),
     Variable(
+        "breaking_change_read",
+        "str",
+        "Names of the breaking changes of this repository that the operator has seen to, with commas between them. "
+        "Given with -e, for one run.",
+        example="segmentation-queue",
+        default="",
+        has_default=True,
+    ),
+    Variable(
+        "pause_jobs",
+        "str",
+        "Of upgrade.yml and roll-back.yml, where jobs of the release before cannot go on beside a migration: yes lets "
+        "them end first, no takes the risk, ask ends the run. Given with -e, for one run.",
+        example="yes",
+        choices=("ask", "yes", "no"),
+        default="ask",
+        has_default=True,
+    ),
+    Variable(
+        "pause_timeout",
+        "str",
+        "Seconds that running jobs have to end where pause_jobs is yes; the upgrade is given up then. -1: as long as "
+        "they take. Given with -e, for one run.",
+        example="3600",
+        default="-1",
+        has_default=True,
+    ),
+    Variable(
+        "upgrade_again",
+        "str",
+        "yes: upgrade.yml takes a release that was rolled back. Given with -e, for one run.",
+        example="yes",
+        choices=("yes", "no"),
+        default="no",
+        has_default=True,
+    ),
+    Variable(
+        "upgrade_until",
+        "str",
+        "check: upgrade.yml builds and checks the release, and changes nothing over. Given with -e, for one run.",
+        example="check",
+        choices=("check", "end"),
+        default="end",
+        has_default=True,
+    ),
+    Variable(
         "preflight_secrets",
         "str",
         "What preflight does about missing secrets: required (refuse) or generated (the next playbook makes them). "

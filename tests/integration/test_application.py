@@ -149,7 +149,11 @@ def test_prepare_site_collects_again_when_files_differ(bench: Bench, prepared: l
     (static / ".collected").write_text("another release\n")
     assert bench.prepare_site() == ["static files"]
     assert published.read_bytes() == before
+    assert (static / "left-over.css").exists()  # pages of the older release may still ask for it
+    (static / ".collected").write_text("a third release\n")
+    assert bench.prepare_site() == ["static files"]
     assert not (static / "left-over.css").exists()
+    assert sorted(bench.folder.glob("static*")) == [static]
 
 
 def test_two_at_once_are_refused(bench: Bench, prepared: list[str]) -> None:

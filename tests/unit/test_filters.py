@@ -29,6 +29,7 @@ def filters(root: Path) -> ModuleType:
 
 def test_names(filters: ModuleType) -> None:
     assert set(filters.FilterModule().filters()) == {
+        "breaking_changes",
         "gpu_cards",
         "gpu_hosts",
         "gpu_report",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from escriptorium_cluster.checks import CheckResult, Prober, report
 from escriptorium_cluster.guard import StartedTooOftenError, count_start, newest_epoch
-from escriptorium_cluster.site_request import RequestError, fingerprint, parse_request
+from escriptorium_cluster.site_request import RequestError, fingerprint, parse_request, replace_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,3 +146,23 @@ def test_fingerprint_follows_the_release_and_the_front_end(tmp_path: Path) -> No
     second = fingerprint(tmp_path / "release-1", frontend)
     (frontend / "main.js").rename(frontend / "fonts" / "main.js")
     assert len({first, second, fingerprint(tmp_path / "release-1", frontend)}) == 3
+
+
+def test_static_files_take_their_place_one_by_one(tmp_path: Path) -> None:
+    root = tmp_path / "static"
+    for number, names in enumerate((("a.css", "old/b.js"), ("a.css", "c.js"), ("a.css",), ("c.js",))):
+        fresh = tmp_path / f"fresh{number}"
+        for name in names:
+            (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).write_text(f"{number}")
+        replace_files(fresh, root)
+        found = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
+        assert (
+            found
+            == {
+                0: {"a.css": "0", "old/b.js": "0"},
+                1: {"a.css": "1", "old/b.js": "0", "c.js": "1"},  # pages of the release before may still ask for b.js
+                2: {"a.css": "2", "c.js": "1"},
+                3: {"a.css": "2", "c.js": "3"},
+            }[number]
+        )

@@ -1,9 +1,10 @@
-"""What ``prepare_site`` is asked for, and how it tells one release's static files from another's. Pure: no Django."""
+"""What ``prepare_site`` is asked for, and how one release's static files follow another's. Pure: no Django."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 DEFAULT_ADMIN = "admin"
 #: Characters that an administrator's password has to have at least.
 MINIMUM_PASSWORD = 10
+#: A modification time (s) that no file has by itself: it marks those that the current release lacks.
+LEFT_OVER = -86400.0
 
 
 class RequestError(ValueError):
@@ -65,3 +68,21 @@ def fingerprint(release: Path, frontend: Path) -> str:
             digest.update(str(path.relative_to(frontend)).encode() + b"\0")
             digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def replace_files(fresh: Path, root: Path) -> None:
+    """Move all files below ``fresh`` to the same places below ``root``, each in one step (one file system).
+
+    Files of ``root`` that ``fresh`` lacks stay until the next call that lacks them too: what was asked for a moment ago
+    is still there.
+    """
+    existing = {path.relative_to(root) for path in root.rglob("*") if path.is_file()}
+    wanted = sorted(path.relative_to(fresh) for path in fresh.rglob("*") if path.is_file())
+    for name in wanted:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (fresh / name).replace(root / name)
+    for name in existing.difference(wanted):
+        if (root / name).stat().st_mtime == LEFT_OVER:
+            (root / name).unlink()
+        else:
+            os.utime(root / name, (LEFT_OVER, LEFT_OVER))

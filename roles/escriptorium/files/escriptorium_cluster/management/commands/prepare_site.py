@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,14 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
-from escriptorium_cluster.site_request import DEFAULT_ADMIN, RequestError, SiteRequest, fingerprint, parse_request
+from escriptorium_cluster.site_request import (
+    DEFAULT_ADMIN,
+    RequestError,
+    SiteRequest,
+    fingerprint,
+    parse_request,
+    replace_files,
+)
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -34,8 +42,6 @@ if TYPE_CHECKING:
 STAMP_NAME = ".collected"
 #: Number of the database lock that keeps two runs apart (any number that nobody else uses).
 LOCK_NUMBER = 5220191014
-#: A modification time (s) older than any file's: collectstatic then replaces the file whatever the source's time is.
-BEFORE_ALL_TIMES = -86400.0
 
 
 @contextlib.contextmanager
@@ -161,10 +167,10 @@ class Command(BaseCommand):
         return changed
 
     def _collect_static(self, dry_run: bool) -> list[str]:
-        """Collect the static files when this release's differ from those collected last; remove what it lacks.
+        """Collect the static files when this release's differ from those collected last.
 
-        collectstatic alone keeps a file that is newer than its source, so that going back to an older release would
-        leave the newer release's files: all files are made old first, and what is still old afterwards is left over.
+        Pages of the former release are still open in browsers and asked for while this runs: each file takes the place
+        of the older one in one step, and one that this release lacks goes with the release after it.
         """
         root = Path(settings.STATIC_ROOT)
         stamp = root / STAMP_NAME
@@ -172,13 +178,15 @@ class Command(BaseCommand):
         if stamp.is_file() and stamp.read_text().strip() == wanted:
             return []
         if not dry_run:
+            from django.contrib.staticfiles.management.commands import collectstatic
+            from django.contrib.staticfiles.storage import staticfiles_storage
+
             stamp.unlink(missing_ok=True)
-            existing = [path for path in root.rglob("*") if path.is_file()]
-            for path in existing:
-                os.utime(path, (BEFORE_ALL_TIMES, BEFORE_ALL_TIMES))
-            call_command("collectstatic", interactive=False, verbosity=0, stdout=self.stderr, stderr=self.stderr)
-            for path in existing:
-                if path.is_file() and path.stat().st_mtime == BEFORE_ALL_TIMES:
-                    path.unlink()
+            with tempfile.TemporaryDirectory(dir=root.parent, prefix=f"{root.name}-") as temporary:
+                fresh = Path(temporary)
+                collector = collectstatic.Command(stdout=self.stderr, stderr=self.stderr)
+                collector.storage = staticfiles_storage.__class__(location=temporary)
+                call_command(collector, interactive=False, verbosity=0)
+                replace_files(fresh, root)
             stamp.write_text(wanted + "\n")
         return ["static files"]
