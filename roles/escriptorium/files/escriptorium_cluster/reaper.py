@@ -62,7 +62,8 @@ PRIORITIES = ("", *(f"{SEPARATOR}{step}" for step in (3, 6, 9)))
 #: Exit status when broker or database do not answer (EX_TEMPFAIL).
 NOT_NOW = 75
 
-# KEYS: leases, renewed, dead, running. ARGV: lease, time of the renewal that was seen last, seconds until its jobs go back.
+# KEYS: leases, renewed, dead, running. ARGV: lease, time of the renewal that was seen last, seconds until its
+# jobs go back.
 # Answers 0 when it has been renewed since. Seen as never renewed: whatever its renewal is.
 DECLARE_DEAD = """
 local renewed = redis.call('HGET', KEYS[2], ARGV[1])
