@@ -206,7 +206,11 @@ def test_database_that_dies_during_a_backup_costs_that_backup_only(
     assert metric(storage, BACKUP_METRICS, "escriptorium_backup_success") == 0
     assert "no backup was made" in storage.check_output("journalctl --quiet --unit platform-backup@full --lines 20")
 
-    frontend.check_output("systemctl restart 'postgresql@15-main.service'")
+    wait_for(
+        "the database",
+        lambda: frontend.run("runuser -u postgres -- psql -qd postgres -c 'SELECT 1'").rc == 0,
+        timeout=120,
+    )
     # The host counts as degraded until then.
     storage.check_output("systemctl reset-failed 'platform-backup@*.service'")
     play(inventory, "playbooks/back-up.yml", "-e", "back_up_type=full")

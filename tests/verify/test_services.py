@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import play
+from support import play, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,6 +108,21 @@ def test_database_is_sized_from_memory_and_takes_further_settings(host: Any) -> 
     assert setting("shared_buffers") != "128MB"  # what the distribution sets
     assert setting("log_min_duration_statement") == "2s"
     assert setting("password_encryption") == "scram-sha-256"
+
+
+def test_database_comes_back_by_itself_when_it_is_killed(host: Any) -> None:
+    unit = host.check_output("systemctl list-units --plain --no-legend 'postgresql@*' | cut -d ' ' -f 1")
+
+    def answers() -> bool:
+        return bool(host.run("runuser -u postgres -- psql -X -c 'SELECT 1'").rc == 0)
+
+    host.check_output("systemctl kill --kill-whom=main --signal=KILL %s", unit)
+    wait_for("the database", answers, timeout=60)
+    # What a person stops stays down, past systemd as well.
+    host.check_output("pg_ctlcluster --skip-systemctl-redirect %s stop", unit.split("@")[1].removesuffix(".service"))
+    time.sleep(4)
+    assert not answers()
+    host.check_output("systemctl start %s", unit)
 
 
 def test_services_listen_on_loopback_and_the_private_address_only(host: Any, name: str, inventory: Inventory) -> None:

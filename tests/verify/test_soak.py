@@ -139,8 +139,6 @@ class Soak:
                 self.frontend.check_output("systemctl kill --signal=KILL redis-server")
             case "kill postgresql":
                 self.frontend.check_output("systemctl kill --signal=KILL 'postgresql@*'")
-                # Debian's unit stays down, as its maintainers want it.
-                self.frontend.check_output("systemctl restart postgresql")
             case "deploy":
                 self.deploy({"QUOTA_CPU_MINUTES": "600"}, blow)
         wait_for("the web site", self.healthy, timeout=120)
