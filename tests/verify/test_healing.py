@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import DONE, ERROR, STARTED, Database, Inventory, Site, wait_for
+from support import DONE, ERROR, TRAINING, Database, Inventory, Site, ends, starts, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,28 +71,21 @@ class Training:
     def __init__(self, site: Site, database: Database, model: str) -> None:
         self.database = database
         self.model = model
-        # Its name asks for nothing: the stand-in reads it too.
-        self.document, parts = site.api.document("a page to train with")
-        site.api.segment(self.document, parts)
-        database.finished(self.document, "core.tasks.segment")
-        site.api.train(self.document, parts, model)
+        self.document = site.api.training(model)
 
-    def report(self) -> dict[str, Any]:
-        found = self.database.report(self.document, "core.tasks.train")
-        return found or {"workflow_state": None, "messages": "", "task_id": ""}
-
-    def starts(self) -> list[str]:
+    def hosts(self) -> list[str]:
         """Return the hosts of the workers that began it, in this order."""
-        lines = self.report()["messages"].splitlines()
-        return [line.rpartition("@")[2] for line in lines if line.startswith("Started on worker gpu@")]
+        report = self.database.report(self.document, TRAINING)
+        return [worker.partition("@")[2] for worker in starts(report)] if report else []
 
     def running(self, start: int = 1) -> str:
         """Wait until it runs for the so many-th time; answers the host."""
 
         def found() -> str | None:
-            report, starts = self.report(), self.starts()
-            return starts[-1] if report["workflow_state"] == STARTED and len(starts) == start else None
+            hosts = self.hosts()
+            return hosts[-1] if len(hosts) == start else None
 
+        self.database.running(self.document)
         host = wait_for(f"start {start} of {self.model}", found, timeout=120)
         # The report says so a moment before the job begins.
         time.sleep(2)
@@ -102,26 +95,17 @@ class Training:
         """Wait for its end, and for the model to be free."""
 
         def found() -> dict[str, Any] | None:
-            report = self.report()
-            return report if report["workflow_state"] == state else None
+            report = self.database.report(self.document, TRAINING)
+            return report if report and report["workflow_state"] == state else None
 
         report = wait_for(f"state {state} of {self.model}", found, timeout=timeout)
-        (model,) = self.database.rows(
-            "SELECT training FROM core_ocrmodel m JOIN reporting_taskreport r ON r.ocr_model_id = m.id "
-            f"WHERE r.task_id = '{report['task_id']}'"
-        )
-        assert model["training"] is False
+        assert not self.database.in_training(report["task_id"])
         return report
 
 
 def journal(host: Any, unit: str = UNIT, lines: int = 300) -> str:
     text: str = host.check_output("journalctl --quiet --unit %s --output cat --lines %s", unit, str(lines))
     return text
-
-
-def ends(hosts: dict[str, Any], task: str) -> int:
-    """Return how often a job came to its end."""
-    return sum(f"[{task}] succeeded" in line for host in hosts.values() for line in journal(host).splitlines())
 
 
 def test_all_workers_are_watched_and_their_jobs_die_first(inventory: Inventory, connect: Callable[[str], Any]) -> None:
@@ -154,8 +138,8 @@ def test_a_worker_that_is_stuck_starts_anew_and_its_job_ends_once(
     assert LIMIT / 2 < time.monotonic() - stopped < LIMIT + 10
     assert [pid for pid in jobs if host.file(f"/proc/{pid}").exists] == []
     report = training.ended(DONE)
-    assert len(training.starts()) == 2
-    assert ends(trainers, report["task_id"]) == 1
+    assert len(training.hosts()) == 2
+    assert ends(trainers.values(), report["task_id"]) == 1
     await_active(host)
     assert int(show(host, UNIT, "NRestarts")[0]) == int(restarts) + 1
     # Where it was stuck.
@@ -176,8 +160,8 @@ def test_a_worker_that_stops_ends_its_job_however_long_that_takes(
     before = journal(host).count("Watchdog timeout")
     host.check_output(f"{stop} {UNIT}")
     report = training.ended(DONE)
-    assert training.starts() == [name]
-    assert ends(trainers, report["task_id"]) == 1
+    assert training.hosts() == [name]
+    assert ends(trainers.values(), report["task_id"]) == 1
     assert journal(host).count("Watchdog timeout") == before
     host.check_output(f"systemctl start --no-block {UNIT}")
     await_active(host)
@@ -210,12 +194,12 @@ def test_a_job_that_kills_is_given_up(site: Site, database: Database, trainers: 
             host.check_output(f"pkill -KILL --parent {main}")
     report = training.ended(ERROR)
     assert f"given up: this job's process was killed {STARTS} times" in report["messages"]
-    assert len(training.starts()) == STARTS + 1, "the last one is refused before the job begins"
+    assert len(training.hosts()) == STARTS + 1, "the last one is refused before the job begins"
     for host in trainers.values():
         await_active(host)
     after = Training(site, database, f"after the killed {victim}")
     after.ended(DONE)
-    assert len(after.starts()) == 1
+    assert len(after.hosts()) == 1
 
 
 @contextmanager
@@ -257,7 +241,7 @@ def test_a_job_that_needs_too_much_memory_is_given_up_and_nothing_else_dies(
         training = Training(site, database, f"eat-{WANTED} hold-600")
         report = training.ended(ERROR)
         assert f"given up: this job's process was killed {STARTS} times" in report["messages"]
-        assert len(training.starts()) == STARTS + 1, "the last one is refused before the job begins"
+        assert len(training.hosts()) == STARTS + 1, "the last one is refused before the job begins"
         after = Training(site, database, f"eat-{WANTED // 9} and no more")
         after.ended(DONE)
         assert [show(host, UNIT, "MainPID") for host in trainers.values()] == before

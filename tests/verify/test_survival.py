@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import DONE, TRAINING, Database, Inventory, Site, starts, wait_for, workers_of
+from support import DONE, TRAINING, Database, Inventory, Site, ends, starts, wait_for, workers_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,28 +32,15 @@ def reap(frontend: Any, arguments: str = "") -> dict[str, Any]:
     return report
 
 
-def ends(inventory: Inventory, connect: Callable[[str], Any], task: str) -> int:
-    """Return how often a job has come to its end, by the journals of all compute hosts."""
-    count = 0
-    for host in inventory.compute:
-        journal = connect(host).check_output("journalctl --quiet --unit 'escriptorium-worker@*' --output cat")
-        count += sum(f"[{task}] succeeded" in line for line in journal.splitlines())
-    return count
-
-
 def finished_once(
     database: Database, inventory: Inventory, connect: Callable[[str], Any], document: int
 ) -> dict[str, Any]:
     """Wait for the end of a training; nothing of it is left in the broker, and it ended once."""
     report = database.finished(document, TRAINING, timeout=300)
-    assert ends(inventory, connect, report["task_id"]) == 1
+    assert ends(map(connect, inventory.compute), report["task_id"]) == 1
     frontend = connect(inventory.frontend)
     assert reap(frontend)["restored"] == []
-    (model,) = database.rows(
-        "SELECT DISTINCT training FROM core_ocrmodel m JOIN reporting_taskreport r ON r.ocr_model_id = m.id "
-        f"WHERE r.task_id = '{report['task_id']}'"
-    )
-    assert model["training"] is False
+    assert not database.in_training(report["task_id"])
     return report
 
 

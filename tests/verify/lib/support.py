@@ -26,7 +26,7 @@ import testinfra
 from requests.adapters import HTTPAdapter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 Answer = TypeVar("Answer")
 # By host and unit: main process, start time, invocation, state.
@@ -430,6 +430,14 @@ class Database:
 
         return wait_for(f"{method} of document {document} to run", started)
 
+    def in_training(self, task: str) -> bool:
+        """Whether the model of a training counts as in training, by the training's task id."""
+        (model,) = self.rows(
+            "SELECT DISTINCT training FROM core_ocrmodel m JOIN reporting_taskreport r ON r.ocr_model_id = m.id "
+            f"WHERE r.task_id = '{task}'"
+        )
+        return bool(model["training"])
+
     def finished(self, document: int, method: str, timeout: float = JOB_TIMEOUT) -> dict[str, Any]:
         """Wait for the end of a job; answers its report.
 
@@ -445,6 +453,15 @@ class Database:
         report = wait_for(f"the end of {method} of document {document}", ended, timeout=timeout)
         assert report["workflow_state"] == DONE, f"{method} of document {document} failed: {report}"
         return report
+
+
+def ends(hosts: Iterable[Any], task: str) -> int:
+    """Return how often a job has come to its end, by the journals of its workers' hosts."""
+    count = 0
+    for host in hosts:
+        journal = host.check_output("journalctl --quiet --unit 'escriptorium-worker@*' --output cat")
+        count += sum(f"[{task}] succeeded" in line for line in journal.splitlines())
+    return count
 
 
 def workers_of(inventory: Inventory, connect: Callable[[str], Any], task: str) -> list[tuple[str, str]]:
