@@ -116,11 +116,18 @@ def test_database_comes_back_by_itself_when_it_is_killed(host: Any) -> None:
     def answers() -> bool:
         return bool(host.run("runuser -u postgres -- psql -X -c 'SELECT 1'").rc == 0)
 
-    host.check_output("systemctl kill --kill-whom=main --signal=KILL %s", unit)
-    wait_for("the database", answers, timeout=60)
-    # What a person stops stays down, past systemd as well.
-    host.check_output("pg_ctlcluster --skip-systemctl-redirect %s stop", unit.split("@")[1].removesuffix(".service"))
-    time.sleep(4)
+    def started() -> str:
+        return str(host.check_output("systemctl show --property=InvocationID --value %s", unit))
+
+    for victims in ("main", "all"):
+        before = started()
+        host.check_output("systemctl kill --kill-whom=%s --signal=KILL %s", victims, unit)
+        wait_for("another start of the database", lambda before=before: started() != before, timeout=60)  # type: ignore[misc]
+        wait_for("the database", answers, timeout=60)
+    # What a person stops stays down.
+    version, cluster = unit.split("@")[1].removesuffix(".service").split("-")
+    host.check_output("pg_ctlcluster %s %s stop", version, cluster)
+    time.sleep(8)
     assert not answers()
     host.check_output("systemctl start %s", unit)
 
