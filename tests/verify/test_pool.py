@@ -20,7 +20,10 @@ from support import (
     Inventory,
     PlayRun,
     Site,
+    ends,
+    paused,
     play,
+    starts,
     unit_states,
     wait_for,
     workers_of,
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.scenario("cluster")
 
 NEW = "compute3"
+TRAINER = "escriptorium-worker@gpu.service"
 ADDRESS = "10.213.50.23"
 #: Holds a session with the database.
 HOLD_SESSION = """
@@ -133,10 +137,46 @@ def test_repeated_run_changes_nothing(join: Join) -> None:
     assert play(join.inventory, "site.yml", "--limit", NEW).changed == []
 
 
-def test_absent_host_is_cleaned_and_let_in_no_more(
-    join: Join, inventory: Inventory, connect: Callable[[str], Any], frontend: Any, database: Database
+def held_trainings(join: Join, site: Site, database: Database, name: str) -> tuple[int, list[int]]:
+    """Start a training on each of the three hosts; answers the document of the new host's, and those of all."""
+    model = site.api.held(name)
+    documents = [site.api.training(model) for _ in range(len(join.inventory.compute))]
+    workers = {starts(database.running(document))[-1]: document for document in documents}
+    return workers[f"gpu@{NEW}"], documents
+
+
+def finished_elsewhere(join: Join, database: Database, own: int, documents: list[int]) -> None:
+    """Wait for the ends of all trainings; that of the new host began again on another one, and ended once."""
+    for document in documents:
+        database.finished(document, TRAINING, timeout=300)
+    report = database.report(own, TRAINING)
+    assert report
+    first, second = starts(report)
+    assert first == f"gpu@{NEW}" != second
+    assert ends(map(join.inventory.connect, join.inventory.compute), report["task_id"]) == 1
+
+
+def await_let_in(join: Join) -> None:
+    """Wait until the workers that train there wait for their database."""
+    host = join.inventory.connect(NEW)
+
+    def waits() -> bool:
+        lines = host.check_output("journalctl --quiet --unit %s --output cat --lines 5", TRAINER)
+        return "no pg_hba.conf entry" in lines and not host.service(TRAINER).is_running
+
+    wait_for("the worker to wait", waits, timeout=240)
+
+
+def known(frontend: Any) -> bool:
+    """Whether the database's host knows the new one."""
+    return bool(frontend.run(f"grep -r {ADDRESS} /etc/postgresql/*/main/pg_hba.conf /etc/hosts").rc == 0)
+
+
+def test_host_that_is_deleted_gives_its_jobs_back(
+    join: Join, site: Site, database: Database, inventory: Inventory
 ) -> None:
-    before = unit_states(inventory, connect)
+    """Its line is gone while it works: it is let in no more, and loses no job."""
+    own, documents = held_trainings(join, site, database, "deleted")
     # A program that goes on though its host has left.
     join.inventory.connect(NEW).check_output(
         "systemd-run --quiet --collect --unit=stays /usr/local/lib/escriptorium/run-as-service python -c %s",
@@ -144,20 +184,43 @@ def test_absent_host_is_cleaned_and_let_in_no_more(
     )
     sessions = f"SELECT pid FROM pg_stat_activity WHERE client_addr = '{ADDRESS}'"
     wait_for("its session", lambda: database.rows(sessions) or None)
+    play(inventory, "playbooks/deploy-database.yml")
+    assert database.rows(sessions) == []
+    site.api.release("deleted")
+    finished_elsewhere(join, database, own, documents)
+    await_let_in(join)
+
+
+def test_dead_host_is_removed_without_a_connection(
+    join: Join, site: Site, database: Database, inventory: Inventory, frontend: Any
+) -> None:
+    play(join.inventory, "playbooks/deploy-database.yml")
+    host = join.inventory.connect(NEW)
+    wait_for("the worker to be let in again", lambda: host.service(TRAINER).is_running or None, timeout=240)
+    own, documents = held_trainings(join, site, database, "dead")
+    with paused(join.inventory.container(NEW)):
+        run = play(inventory, "playbooks/remove-compute.yml", "-e", f"host={NEW}", "-e", "host_is_dead=true")
+        assert NEW not in run.stats
+        assert "waits again" in run.output
+        assert not known(frontend)
+        site.api.release("dead")
+        for document in documents:
+            database.finished(document, TRAINING, timeout=300)
+    finished_elsewhere(join, database, own, documents)
+    # The machine lives nevertheless: its workers end, and wait to be let in.
+    await_let_in(join)
+
+
+def test_absent_host_is_cleaned_and_let_in_no_more(
+    join: Join, inventory: Inventory, connect: Callable[[str], Any], frontend: Any
+) -> None:
+    before = unit_states(inventory, connect)
     leaving = write(inventory, compute_state="absent")
     play(leaving, "site.yml")
     assert unit_states(inventory, connect) == before
-    gone = leaving.connect(NEW)
+    gone = join.inventory.connect(NEW)
     for path in ("/etc/escriptorium", "/opt/escriptorium", "/usr/local/lib/escriptorium"):
         assert not gone.file(path).exists
     assert gone.run("ls /etc/systemd/system/escriptorium-worker@*").rc != 0
-    assert database.rows(sessions) == []
     assert gone.file("/srv/escriptorium/media").is_directory, "never the data"
-    assert frontend.run(f"grep -r {ADDRESS} /etc/postgresql/*/main/pg_hba.conf /etc/hosts").rc == 1
-
-
-def test_host_that_left_the_inventory_stays_unknown(join: Join, inventory: Inventory, frontend: Any) -> None:
-    del join
-    run = play(inventory, "site.yml")
-    assert run.changed == []
-    assert frontend.run(f"grep -r {ADDRESS} /etc/postgresql/*/main/pg_hba.conf").rc == 1
+    assert not known(frontend)

@@ -7,15 +7,13 @@ up slowly there. The checks run it themselves, more often.
 from __future__ import annotations
 
 import json
-import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import DONE, TRAINING, Database, Inventory, Site, ends, starts, wait_for, workers_of
+from support import DONE, TRAINING, Database, Inventory, Site, ends, paused, starts, wait_for, workers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.scenario("cluster")
 
@@ -42,16 +40,6 @@ def finished_once(
     assert reap(frontend)["restored"] == []
     assert not database.in_training(report["task_id"])
     return report
-
-
-@contextmanager
-def paused(container: str) -> Iterator[None]:
-    """Stop all processes of a host for a while, as a machine that hangs or whose network is cut."""
-    subprocess.run(["docker", "pause", container], check=True, capture_output=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["docker", "unpause", container], check=True, capture_output=True)
 
 
 def test_every_worker_holds_a_lease(frontend: Any, inventory: Inventory) -> None:

@@ -154,7 +154,7 @@ def test_a_person_reads_what_was_done() -> None:
 
 def test_the_environment_is_read_and_every_problem_named() -> None:
     config = load_reaper(ENVIRONMENT | {"CLUSTER_LEASE_SECONDS": "60"})
-    assert (config.lease_seconds, config.orphan_seconds, config.sql_port) == (60, 300, 5432)
+    assert (config.lease_seconds, config.orphan_seconds, config.database.port) == (60, 300, 5432)
     assert "secret" not in repr(config)
     with pytest.raises(ConfigError) as caught:
         load_reaper({"CLUSTER_LEASE_SECONDS": "1", "SQL_PORT": "x"})

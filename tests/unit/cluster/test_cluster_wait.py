@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
-from escriptorium_cluster.config import BrokerConfig, ConfigError
+from escriptorium_cluster.config import BrokerConfig, ConfigError, DatabaseConfig
 from escriptorium_cluster.wait import (
     encode_command,
     main,
     probe_broker,
+    probe_database,
     probe_directory,
-    probe_port,
     probes,
     wait_for,
 )
@@ -50,11 +52,6 @@ def server(*answers: bytes) -> Iterator[tuple[int, list[bytes]]]:
             thread.join(5)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def test_commands_are_counted_in_bytes() -> None:
     assert encode_command("AUTH", "pä s") == b"*2\r\n$4\r\nAUTH\r\n$5\r\np\xc3\xa4 s\r\n"
 
@@ -79,11 +76,27 @@ def test_broker_that_is_not_ready(answers: tuple[bytes, ...], message: str) -> N
     assert "secret" not in str(caught.value)
 
 
-def test_ports() -> None:
-    with server() as (port, _):
-        probe_port("127.0.0.1", port)
-    with pytest.raises(ConnectionRefusedError):
-        probe_port("127.0.0.1", free_port())
+def test_database_is_asked_to_let_this_host_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """psycopg2 is not here: what is asked of it, and what becomes of its answers."""
+    asked: list[dict[str, object]] = []
+    refusals = ['FATAL:  no pg_hba.conf entry for host "10.0.0.9"\n']
+
+    class OperationalError(Exception):
+        pass
+
+    def connect(**arguments: object) -> SimpleNamespace:
+        asked.append(arguments)
+        if refusals:
+            raise OperationalError(refusals.pop())
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "psycopg2", SimpleNamespace(connect=connect, OperationalError=OperationalError))
+    database = DatabaseConfig("10.0.0.1", 5432, "base", "user", "secret")
+    with pytest.raises(OSError, match=r"^FATAL: no pg_hba.conf entry for host"):
+        probe_database(database)
+    probe_database(database)
+    wanted = {"host": "10.0.0.1", "port": 5432, "dbname": "base", "user": "user", "password": "secret"}
+    assert asked == [wanted | {"connect_timeout": 3}] * 2
 
 
 def test_directories(tmp_path: Path) -> None:
@@ -133,10 +146,14 @@ def test_the_program_names_what_is_missing(
             "REDIS_PORT": str(port),
             "CLUSTER_REDIS_PASSWORD": "secret",
             "SQL_HOST": "127.0.0.1",
-            "SQL_PORT": str(free_port()),
-            "CLUSTER_MEDIA_ROOT": str(tmp_path),
+            "POSTGRES_DB": "base",
+            "POSTGRES_USER": "user",
+            "POSTGRES_PASSWORD": "secret",
+            "CLUSTER_MEDIA_ROOT": str(tmp_path / "media"),
         }
         for name, value in values.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setattr("escriptorium_cluster.wait.probe_database", lambda _: None)
         assert main(["--timeout", "0"]) == 1
-    assert capsys.readouterr().err.startswith("database is not there after 0 s: [Errno 111]")
+    said = f"media is not there after 0 s: {tmp_path}/media is not a directory\n"
+    assert capsys.readouterr().err == said

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -484,6 +485,16 @@ def starts(report: dict[str, Any]) -> list[str]:
     """Return the workers that began a job, in this order, from its report: the stand-in notes them there."""
     lines = report["messages"].splitlines()
     return [line.split()[-1] for line in lines if line.startswith("Started on worker")]
+
+
+@contextmanager
+def paused(container: str) -> Iterator[None]:
+    """Stop all processes of a host for a while, as a machine that hangs or whose network is cut."""
+    subprocess.run(["docker", "pause", container], check=True, capture_output=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["docker", "unpause", container], check=True, capture_output=True)
 
 
 def boot(inventory: Inventory, connect: Callable[[str], Any], host: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 if TYPE_CHECKING:
@@ -76,6 +76,23 @@ class BrokerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseConfig:
+    """Where PostgreSQL answers, for programs that do not load Django."""
+
+    host: str
+    port: int
+    name: str
+    user: str
+    password: str = field(repr=False)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of ``psycopg2.connect``."""
+        return {
+            "host": self.host, "port": self.port, "dbname": self.name, "user": self.user, "password": self.password
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """All that the settings module needs. Times in seconds, sizes in MiB."""
 
@@ -111,17 +128,22 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ServicesConfig:
+    """Where the services are that every process needs."""
+
+    broker: BrokerConfig
+    database: DatabaseConfig
+    media_root: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReaperConfig:
     """What the reaper has to know: broker, database, and its times in seconds."""
 
     broker: BrokerConfig
+    database: DatabaseConfig
     lease_seconds: int
     orphan_seconds: int
-    sql_host: str
-    sql_port: int
-    sql_name: str
-    sql_user: str
-    sql_password: str = field(repr=False)
 
 
 def redis_url(host: str, port: int, password: str, database: int) -> str:
@@ -233,6 +255,16 @@ def _read_broker(read: _Reader) -> BrokerConfig:
     )
 
 
+def _read_database(read: _Reader) -> DatabaseConfig:
+    return DatabaseConfig(
+        host=read.text("SQL_HOST"),
+        port=read.integer("SQL_PORT", 5432, 1, 65535),
+        name=read.text("POSTGRES_DB"),
+        user=read.text("POSTGRES_USER"),
+        password=read.text("POSTGRES_PASSWORD", secret=True),
+    )
+
+
 def _read_lease_seconds(read: _Reader) -> int:
     return read.integer("CLUSTER_LEASE_SECONDS", DEFAULT_LEASE_SECONDS, 5, 86400)
 
@@ -249,6 +281,18 @@ def load_broker(environment: Mapping[str, str]) -> BrokerConfig:
     return broker
 
 
+def load_services(environment: Mapping[str, str]) -> ServicesConfig:
+    """Return where the services are that every process needs.
+
+    :raises ConfigError: naming every missing or wrong variable.
+    """
+    read = _Reader(environment)
+    config = ServicesConfig(_read_broker(read), _read_database(read), read.directory("CLUSTER_MEDIA_ROOT"))
+    if read.problems:
+        raise ConfigError(read.problems)
+    return config
+
+
 def load_reaper(environment: Mapping[str, str]) -> ReaperConfig:
     """Return what the reaper has to know.
 
@@ -259,11 +303,7 @@ def load_reaper(environment: Mapping[str, str]) -> ReaperConfig:
         broker=_read_broker(read),
         lease_seconds=_read_lease_seconds(read),
         orphan_seconds=read.integer("CLUSTER_ORPHAN_SECONDS", DEFAULT_ORPHAN_SECONDS, 5, 86400),
-        sql_host=read.text("SQL_HOST"),
-        sql_port=read.integer("SQL_PORT", 5432, 1, 65535),
-        sql_name=read.text("POSTGRES_DB"),
-        sql_user=read.text("POSTGRES_USER"),
-        sql_password=read.text("POSTGRES_PASSWORD", secret=True),
+        database=_read_database(read),
     )
     if read.problems:
         raise ConfigError(read.problems)

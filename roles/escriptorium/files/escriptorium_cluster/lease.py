@@ -57,6 +57,8 @@ ANSWER_SECONDS = 2.0
 BEAT_SECONDS = (0.5, 10.0)
 #: Seconds after which a job that still runs under another lease is put back into its queue.
 PUT_BACK_SECONDS = 10.0
+#: Seconds after which the jobs of a worker that leaves go to others: its processes are gone by then.
+LEAVE_SECONDS = 2.0
 #: Exit status of a worker that found its lease declared dead (EX_TEMPFAIL).
 EXIT_STATUS = 75
 
@@ -396,6 +398,23 @@ class Lease:
     def release(self, task_id: str) -> None:
         """Note that a job has ended, in the child process that ran it."""
         self._ask(RELEASE, (RUNNING, CONTESTED, DONE), task_id, self.id)
+
+    def leave(self, reason: str) -> None:
+        """Give all jobs of this worker to others and end it, from the child process that runs one of them.
+
+        Does not return. The reaper puts the jobs back; where the broker does not answer either, after the lease's time.
+        """
+        from escriptorium_cluster.reaper import declare_dead
+
+        logger.critical("%s can work no more, its jobs go to others: %s", self.holder.node, reason)
+        try:
+            declare_dead(self._redis, self.id, grace=LEAVE_SECONDS)
+        except Exception as error:
+            logger.warning("the lease of %s could not be declared dead: %s", self.holder.node, error)
+        os.kill(self._process, signal.SIGKILL)
+        # The kernel kills this process with its parent.
+        time.sleep(LEAVE_SECONDS)
+        os._exit(EXIT_STATUS)
 
     def end(self) -> None:
         """Give the lease up: this process ends by itself. A child of it does not."""

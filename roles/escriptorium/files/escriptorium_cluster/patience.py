@@ -35,6 +35,11 @@ class Patience:
 patience = Patience()
 
 
+def let_in_no_more(error: Exception) -> bool:
+    """Whether the server does not know this host (any more), in whatever language it says so."""
+    return "pg_hba.conf" in str(error)
+
+
 def hopeless(error: Exception) -> bool:
     """Whether an attempt to connect failed for a reason that stays."""
     return any(words in str(error) for words in HOPELESS)

@@ -404,9 +404,8 @@ def pending_in_database(config: ReaperConfig) -> Pending:
     import psycopg2
 
     connection = psycopg2.connect(
-        host=config.sql_host, port=config.sql_port, dbname=config.sql_name, user=config.sql_user,
-        password=config.sql_password, connect_timeout=10, options="-c statement_timeout=30000",
-    )  # fmt: skip
+        **config.database.arguments(), connect_timeout=10, options="-c statement_timeout=30000"
+    )
     try:
         with connection.cursor() as cursor:
             cursor.execute(

@@ -1,15 +1,17 @@
-"""Waits until the services that a process needs are there. Standard library only, so that it starts at once.
+"""Waits until the services that a process needs are there. No Django and no Celery, so that it starts at once.
 
     python -m escriptorium_cluster.wait --timeout 60
 
-Exit status 0: the broker answers a PING with the password, the database's port is open and the media folder is there.
+Exit status 0: the broker answers a PING with the password, the database lets this host in, the media folder is there.
 1: something still is not; the reason is printed. Units run this first: a Celery worker that starts while the broker is
-down can stay deaf for ever, and one that starts before the media folder is mounted writes to the wrong disk.
+down can stay deaf for ever, one that starts before the media folder is mounted writes to the wrong disk, and one whose
+host is no part of the platform any more would fail one job after the other.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import socket
 import sys
@@ -18,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from escriptorium_cluster.config import BrokerConfig, ConfigError, load_broker
+from escriptorium_cluster.config import BrokerConfig, ConfigError, DatabaseConfig, load_services
 
 #: Seconds that one attempt may take.
 ATTEMPT_SECONDS = 3.0
@@ -54,12 +56,18 @@ def probe_broker(broker: BrokerConfig) -> None:
                     raise OSError(f"{words[0]} was answered with '{answer or 'nothing'}'")
 
 
-def probe_port(host: str, port: int) -> None:
-    """Open and close a TCP connection.
+def probe_database(database: DatabaseConfig) -> None:
+    """Log in to PostgreSQL, and out again.
 
-    :raises OSError: when that fails.
+    :raises OSError: when the server does not answer, or does not let this host in.
     """
-    socket.create_connection((host, port), timeout=ATTEMPT_SECONDS).close()
+    import psycopg2
+
+    try:
+        psycopg2.connect(**database.arguments(), connect_timeout=math.ceil(ATTEMPT_SECONDS)).close()
+    except psycopg2.OperationalError as error:
+        # The server's own words; they never repeat the password.
+        raise OSError(" ".join(str(error).split())) from None
 
 
 def probe_directory(path: str) -> None:
@@ -82,17 +90,11 @@ def probes(environment: Mapping[str, str]) -> dict[str, Probe]:
 
     :raises ConfigError: when the environment does not say where the services are.
     """
-    broker = load_broker(environment)
-    problems = [f"{name} is not set" for name in ("SQL_HOST", "CLUSTER_MEDIA_ROOT") if not environment.get(name)]
-    port = environment.get("SQL_PORT") or "5432"
-    if not port.isdigit():
-        problems.append(f"SQL_PORT is '{port}', expected a number")
-    if problems:
-        raise ConfigError(problems)
+    services = load_services(environment)
     return {
-        "broker": lambda: probe_broker(broker),
-        "database": lambda: probe_port(environment["SQL_HOST"], int(port)),
-        "media": lambda: probe_directory(environment["CLUSTER_MEDIA_ROOT"]),
+        "broker": lambda: probe_broker(services.broker),
+        "database": lambda: probe_database(services.database),
+        "media": lambda: probe_directory(services.media_root),
     }
 
 

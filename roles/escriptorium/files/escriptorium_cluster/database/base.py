@@ -7,6 +7,8 @@ the other and fails them all within seconds. Here
 - a connection that was lost while nobody asked anything is replaced before the next query is sent. Nothing is sent
   twice: the server has closed its end, and that can be seen without a question;
 - in the processes that run jobs, connecting waits until the server is back, however long that takes;
+- a worker whose host the server lets in no more gives its jobs to others and ends: it would fail one after the other.
+  Its unit waits until the host is let in again (``wait``);
 - a query or a transaction in which the server went away fails as ever, and is counted: ``again`` begins the job anew.
 
 Elsewhere (web, commands) nobody waits.
@@ -20,7 +22,8 @@ from typing import Any
 from django.db.backends.postgresql import base
 from django.db.utils import InterfaceError, OperationalError
 
-from escriptorium_cluster.patience import connect_patiently, patience, server_has_gone
+from escriptorium_cluster import lease
+from escriptorium_cluster.patience import connect_patiently, let_in_no_more, patience, server_has_gone
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,12 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if not patience.applies():
             return super().get_new_connection(conn_params)
         connect = super().get_new_connection
-        return connect_patiently(lambda: connect(conn_params), base.Database.OperationalError)
+        try:
+            return connect_patiently(lambda: connect(conn_params), base.Database.OperationalError)
+        except base.Database.OperationalError as error:
+            if let_in_no_more(error) and lease.current is not None:
+                lease.current.leave(" ".join(str(error).split()))
+            raise
 
     def ensure_connection(self) -> None:
         """Django calls this before each query, and before a transaction begins."""
