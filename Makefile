@@ -12,7 +12,7 @@ PYTHON ?= python3
 SCENARIOS := cluster compute backup single services base
 # Scenarios of virtual machines.
 MACHINE_SCENARIOS := storage
-# What CI runs, three at a time: the two longest first, so that at the end no lane is idle for long, then those that fail soonest.
+# What CI runs, two at a time: the two longest first, so that at the end no lane is idle for long, then those that fail soonest.
 STEPS := $(addprefix molecule-,$(MACHINE_SCENARIOS) $(firstword $(SCENARIOS))) lint unit \
   $(addprefix molecule-,$(wordlist 2,$(words $(SCENARIOS)),$(SCENARIOS)))
 
