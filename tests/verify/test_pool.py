@@ -141,7 +141,13 @@ def held_trainings(join: Join, site: Site, database: Database, name: str) -> tup
     """Start a training on each of the three hosts; answers the document of the new host's, and those of all."""
     model = site.api.held(name)
     documents = [site.api.training(model) for _ in range(len(join.inventory.compute))]
-    workers = {starts(database.running(document))[-1]: document for document in documents}
+
+    def worker(document: int) -> str:
+        # The report says that it runs a moment before its worker is noted there.
+        began = wait_for("its worker", lambda: starts(database.running(document)) or None)
+        return began[-1]
+
+    workers = {worker(document): document for document in documents}
     return workers[f"gpu@{NEW}"], documents
 
 
@@ -161,7 +167,7 @@ def await_let_in(join: Join) -> None:
     host = join.inventory.connect(NEW)
 
     def waits() -> bool:
-        lines = host.check_output("journalctl --quiet --unit %s --output cat --lines 5", TRAINER)
+        lines = host.check_output("journalctl --quiet --unit %s --output cat --lines 20", TRAINER)
         return "no pg_hba.conf entry" in lines and not host.service(TRAINER).is_running
 
     wait_for("the worker to wait", waits, timeout=240)
