@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.core.checks import run_checks
+from django.core.checks import ERROR, run_checks
 from django.core.management.base import BaseCommand
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 #: What web processes and workers import first.
 ENTRIES = ("escriptorium.wsgi", "escriptorium.asgi", "escriptorium.celery")
-#: Django's level of an error.
-ERROR = 40
 
 
 class Command(BaseCommand):
