@@ -16,7 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from load import Load
-from support import CANCELED, DONE, ERROR, STARTED, Api, Database, Inventory, PlayRun, Site, play, wait_for
+from support import (
+    CANCELED,
+    DONE,
+    ERROR,
+    SEGMENTATION,
+    TRAINING,
+    Api,
+    Database,
+    Inventory,
+    PlayRun,
+    Site,
+    play,
+    starts,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +155,7 @@ class Jobs:
         self._thread.join()
         query = (
             "SELECT task_id, workflow_state, messages FROM reporting_taskreport "
-            f"WHERE document_id = {self.document} AND method = 'core.tasks.segment'"
+            f"WHERE document_id = {self.document} AND method = '{SEGMENTATION}'"
         )
 
         def ended() -> list[dict[str, Any]] | None:
@@ -154,21 +168,9 @@ class Jobs:
 
 def train(api: Api, database: Database, seconds: int) -> int:
     """Start a training that lasts some seconds, and wait until it runs; answers its document."""
-    document, parts = api.document(f"training beside an upgrade, {seconds} s", pages=1)
-    api.segment(document, parts)
-    database.finished(document, "core.tasks.segment")
-    api.train(document, parts, f"hold-{seconds}")
-
-    def running() -> bool:
-        report = database.report(document, "core.tasks.train")
-        return bool(report and report["workflow_state"] == STARTED)
-
-    wait_for("the training to run", running)
+    document = api.training(f"hold-{seconds}", pages=1)
+    database.running(document)
     return document
-
-
-def starts(report: dict[str, Any]) -> int:
-    return sum(line.startswith("Started on worker") for line in report["messages"].splitlines())
 
 
 def folder_of(host: Any, unit: str) -> str:
@@ -237,7 +239,7 @@ class Surroundings:
                 reports = jobs.end()
         print(f"{playbook}: {run.seconds:.0f} s, release {wanted} after {arrived[0]:.0f} s; {load.summary()}")
         (document,) = trainings
-        training = self.database.finished(document, "core.tasks.train", timeout=300)
+        training = self.database.finished(document, TRAINING, timeout=300)
         return Beside(run, load, reports, jobs.asked, training, arrived[0])
 
 
@@ -250,9 +252,9 @@ def assert_nothing_lost(found: Beside) -> None:
     assert found.load.failures() == []
     assert all(count.done > 20 for count in found.load.counts.values()), found.load.summary()
     assert len(found.jobs) == found.asked
-    assert [report for report in found.jobs if report["workflow_state"] != DONE or starts(report) != 1] == []
+    assert [report for report in found.jobs if report["workflow_state"] != DONE or len(starts(report)) != 1] == []
     assert found.training["workflow_state"] == DONE
-    assert starts(found.training) == 1
+    assert len(starts(found.training)) == 1
 
 
 @pytest.fixture(scope="module")
