@@ -237,6 +237,12 @@ class _Reader:
             self.problems.append(f"{name} is '{value}', expected an absolute path")
         return value.rstrip("/")
 
+    def checked(self, config: Value) -> Value:
+        """Return what was made of the variables, or raise ConfigError with all that is wrong with them."""
+        if self.problems:
+            raise ConfigError(self.problems)
+        return config
+
 
 def _cost(raw: str) -> float:
     """Return a finite number that is not negative; anything else raises ValueError."""
@@ -275,10 +281,7 @@ def load_broker(environment: Mapping[str, str]) -> BrokerConfig:
     :raises ConfigError: naming every missing or wrong variable.
     """
     read = _Reader(environment)
-    broker = _read_broker(read)
-    if read.problems:
-        raise ConfigError(read.problems)
-    return broker
+    return read.checked(_read_broker(read))
 
 
 def load_services(environment: Mapping[str, str]) -> ServicesConfig:
@@ -287,10 +290,7 @@ def load_services(environment: Mapping[str, str]) -> ServicesConfig:
     :raises ConfigError: naming every missing or wrong variable.
     """
     read = _Reader(environment)
-    config = ServicesConfig(_read_broker(read), _read_database(read), read.directory("CLUSTER_MEDIA_ROOT"))
-    if read.problems:
-        raise ConfigError(read.problems)
-    return config
+    return read.checked(ServicesConfig(_read_broker(read), _read_database(read), read.directory("CLUSTER_MEDIA_ROOT")))
 
 
 def load_reaper(environment: Mapping[str, str]) -> ReaperConfig:
@@ -299,15 +299,14 @@ def load_reaper(environment: Mapping[str, str]) -> ReaperConfig:
     :raises ConfigError: naming every missing or wrong variable.
     """
     read = _Reader(environment)
-    config = ReaperConfig(
-        broker=_read_broker(read),
-        lease_seconds=_read_lease_seconds(read),
-        orphan_seconds=read.integer("CLUSTER_ORPHAN_SECONDS", DEFAULT_ORPHAN_SECONDS, 5, 86400),
-        database=_read_database(read),
+    return read.checked(
+        ReaperConfig(
+            broker=_read_broker(read),
+            lease_seconds=_read_lease_seconds(read),
+            orphan_seconds=read.integer("CLUSTER_ORPHAN_SECONDS", DEFAULT_ORPHAN_SECONDS, 5, 86400),
+            database=_read_database(read),
+        )
     )
-    if read.problems:
-        raise ConfigError(read.problems)
-    return config
 
 
 def load_config(environment: Mapping[str, str]) -> ClusterConfig:
@@ -370,6 +369,4 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         read.problems.append(f"KRAKEN_TRAINING_DEVICE is '{device}', expected cpu, mps or cuda:0 (with a number)")
     if config.email_password and not config.email_user:
         read.problems.append("CLUSTER_EMAIL_PASSWORD is set without CLUSTER_EMAIL_USER")
-    if read.problems:
-        raise ConfigError(read.problems)
-    return config
+    return read.checked(config)

@@ -20,9 +20,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from escriptorium_cluster.config import ConfigError, load_broker
-from escriptorium_cluster.jobs import Job, duration, read_jobs
-from escriptorium_cluster.lease import ANSWER_SECONDS, NOTES, UNACKED, UNACKED_INDEX, host_of, parse_note
+from escriptorium_cluster.config import ConfigError
+from escriptorium_cluster.jobs import Job, duration, open_broker, read_jobs
+from escriptorium_cluster.lease import NOTES, UNACKED, UNACKED_INDEX, host_of, parse_note
 from escriptorium_cluster.reaper import mark_with_django
 
 if TYPE_CHECKING:
@@ -73,14 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fail", metavar="REASON", help="mark the jobs of killed workers as failed, for users to read")
     options = parser.parse_args(arguments)
     try:
-        broker = load_broker(os.environ)
+        redis = open_broker(os.environ)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
 
-    from redis import Redis, RedisError
+    from redis import RedisError
 
-    redis = Redis.from_url(broker.url(0), socket_connect_timeout=ANSWER_SECONDS, socket_timeout=ANSWER_SECONDS)
     if options.fail:
         for job in give_up(redis, options.node, options.fail):
             print(f"{job.worker}: {job.task} after {duration(job.seconds)} ({job.id})")

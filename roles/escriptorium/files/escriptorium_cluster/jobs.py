@@ -44,6 +44,18 @@ def held_jobs(notes: Mapping[str, str], unacknowledged: Collection[str], now: fl
     return sorted(jobs, key=lambda job: (-job.seconds, job.worker, job.id))
 
 
+def open_broker(environment: Mapping[str, str]) -> Any:
+    """Return a connection to the broker; each answer may take ``ANSWER_SECONDS``.
+
+    :raises ConfigError: where the environment does not say where the broker is.
+    """
+    broker = load_broker(environment)
+
+    from redis import Redis
+
+    return Redis.from_url(broker.url(0), socket_connect_timeout=ANSWER_SECONDS, socket_timeout=ANSWER_SECONDS)
+
+
 def read_jobs(redis: Any, now: float) -> list[Job]:
     """Ask the broker for the jobs that workers hold."""
     notes = {tag.decode(): text.decode() for tag, text in redis.hgetall(NOTES).items()}
@@ -72,14 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of text")
     options = parser.parse_args(arguments)
     try:
-        broker = load_broker(os.environ)
+        redis = open_broker(os.environ)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
 
-    from redis import Redis, RedisError
+    from redis import RedisError
 
-    redis = Redis.from_url(broker.url(0), socket_connect_timeout=ANSWER_SECONDS, socket_timeout=ANSWER_SECONDS)
     try:
         waiting = {queue: int(redis.llen(queue)) for queue in QUEUES}
         jobs = read_jobs(redis, time.time())
