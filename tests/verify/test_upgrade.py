@@ -1,8 +1,8 @@
 """Another release of the application, and the way back, beside requests and jobs that go on all the time.
 
-Two releases follow the one of the scenario: `added` has a migration that leaves room for processes of the release
-before; `bound` makes a field that every row needs, which that release cannot write. At the end the scenario's own runs
-again.
+Three releases follow the one of the scenario: `added` has a migration that leaves room for processes of the release
+before; `bound` makes a field that every row needs, which that release cannot write; the migration of `broken` fails. At
+the end the scenario's own runs again.
 """
 
 from __future__ import annotations
@@ -62,6 +62,19 @@ class Migration(migrations.Migration):
 """
 
 
+BROKEN = """from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [("core", "0004_sharing")]
+
+    operations = [
+        migrations.AddField("project", "rank", models.IntegerField(default=7)),
+        migrations.RunSQL("SELECT 1 / 0"),
+    ]
+"""
+
+
 @dataclass(frozen=True)
 class Releases:
     """A repository with releases that follow the scenario's.
@@ -71,6 +84,7 @@ class Releases:
         own: commit of the scenario's release.
         added: commit with a migration that only adds.
         bound: commit with a field that every row needs.
+        broken: the same, and its migration fails at its end.
 
     """
 
@@ -78,6 +92,7 @@ class Releases:
     own: str
     added: str
     bound: str
+    broken: str
 
     def arguments(self, commit: str, **more: str) -> list[str]:
         """Arguments of ansible-playbook that bring a release, on a cluster that lives not for the first time."""
@@ -120,8 +135,14 @@ def releases(inventory: Inventory, tmp_path_factory: pytest.TempPathFactory) -> 
         git(folder, "commit", "--quiet", "--no-gpg-sign", "--message", mark)
         return git(folder, "rev-parse", "HEAD")
 
-    added = commit("added", ADDED, "remark = models.TextField(null=True)")
-    return Releases(folder, own, added, commit("bound", BOUND, "rank = models.IntegerField(default=7)"))
+    rank = "rank = models.IntegerField(default=7)"
+    return Releases(
+        folder,
+        own,
+        added=commit("added", ADDED, "remark = models.TextField(null=True)"),
+        bound=commit("bound", BOUND, rank),
+        broken=commit("broken", BROKEN, rank),
+    )
 
 
 def shown(site: Site) -> str:
@@ -166,9 +187,9 @@ class Jobs:
         return wait_for("the end of all jobs", ended, timeout=300)
 
 
-def train(api: Api, database: Database, seconds: int) -> int:
-    """Start a training that lasts some seconds, and wait until it runs; answers its document."""
-    document = api.training(f"hold-{seconds}", pages=1)
+def train(api: Api, database: Database, model: str) -> int:
+    """Start a training, and wait until it runs; answers its document."""
+    document = api.training(model, pages=1)
     database.running(document)
     return document
 
@@ -209,13 +230,16 @@ class Surroundings:
         self.database = database
         self.inventory = inventory
 
-    def play(self, playbook: str, *arguments: str, wanted: str, seconds: int, early: bool = False) -> Beside:
-        """Run a playbook that brings a release, beside a load and a training that lasts some seconds.
+    def play(self, playbook: str, *arguments: str, wanted: str, early: int = 0) -> Beside:
+        """Run a playbook that brings a release, beside a load and a training.
 
         The training starts when web processes of the wanted release answer, and so on a worker of the release before
-        that is about to be told to restart; with `early`, before the playbook does.
+        that is about to be told to restart; it ends when the playbook has ended. With `early`, it starts before the
+        playbook, which waits for it, and lasts so many seconds.
         """
-        trainings = [train(Api(self.site), self.database, seconds)] if early else []
+        mark = f"release_{wanted}"
+        model = f"hold-{early}" if early else self.site.api.held(mark)
+        trainings = [train(Api(self.site), self.database, model)] if early else []
         jobs = Jobs(self.site, self.database)
         arrived: list[float] = []
         began = time.monotonic()
@@ -225,7 +249,7 @@ class Surroundings:
                 if shown(self.site) == wanted:
                     arrived.append(time.monotonic() - began)
                     if not early:
-                        trainings.append(train(Api(self.site), self.database, seconds))
+                        trainings.append(train(Api(self.site), self.database, model))
                 time.sleep(0.3)
 
         watcher = threading.Thread(target=watch, name="watcher")
@@ -236,6 +260,7 @@ class Surroundings:
             finally:
                 arrived.append(-1.0)  # only the first counts
                 watcher.join()
+                self.site.api.release(mark)
                 reports = jobs.end()
         print(f"{playbook}: {run.seconds:.0f} s, release {wanted} after {arrived[0]:.0f} s; {load.summary()}")
         (document,) = trainings
@@ -274,7 +299,7 @@ def test_a_release_is_built_and_checked_beside_the_one_that_runs(built: PlayRun,
 def upgraded(built: PlayRun, surroundings: Surroundings, releases: Releases) -> Beside:
     assert built
     arguments = releases.arguments(releases.added)
-    return surroundings.play("playbooks/upgrade.yml", *arguments, wanted="added", seconds=100)
+    return surroundings.play("playbooks/upgrade.yml", *arguments, wanted="added")
 
 
 def test_upgrade_loses_no_request_and_no_job(upgraded: Beside, site: Site) -> None:
@@ -309,7 +334,7 @@ def test_a_second_upgrade_changes_nothing(upgraded: Beside, inventory: Inventory
 @pytest.fixture(scope="module")
 def rolled_back(upgraded: Beside, surroundings: Surroundings) -> Beside:
     assert upgraded
-    return surroundings.play("playbooks/roll-back.yml", wanted="own", seconds=60)
+    return surroundings.play("playbooks/roll-back.yml", wanted="own")
 
 
 def test_roll_back_loses_no_request_and_no_job(rolled_back: Beside, site: Site, database: Database) -> None:
@@ -353,11 +378,27 @@ def test_migrations_that_jobs_may_not_outlive_are_refused(
     assert not database.rows("SELECT 1 AS row FROM django_migrations WHERE name = '0005_bound'")
 
 
+def test_a_migration_that_fails_changes_nothing_and_all_goes_on(
+    inventory: Inventory, releases: Releases, site: Site, database: Database
+) -> None:
+    arguments = releases.arguments(releases.broken, pause_jobs="yes")
+    with Load(site) as load:
+        run = play(inventory, "playbooks/upgrade.yml", *arguments, check=False)
+    assert "division by zero" in run.output
+    assert "goes on." in run.output
+    assert load.failures() == []
+    assert shown(site) == "own"
+    assert not database.rows("SELECT 1 AS row FROM django_migrations WHERE name = '0005_broken'")
+    document, parts = site.api.document("after a migration that failed")
+    site.api.segment(document, parts)
+    assert database.finished(document, SEGMENTATION)["workflow_state"] == DONE
+
+
 @pytest.fixture(scope="module")
 def paused(surroundings: Surroundings, releases: Releases) -> Beside:
     """Release `bound`, whose migration waits for jobs, and for which requests wait."""
     arguments = releases.arguments(releases.bound, pause_jobs="yes")
-    return surroundings.play("playbooks/upgrade.yml", *arguments, wanted="bound", seconds=20, early=True)
+    return surroundings.play("playbooks/upgrade.yml", *arguments, wanted="bound", early=20)
 
 
 def test_requests_wait_for_such_migrations_and_none_is_lost(paused: Beside, site: Site) -> None:
@@ -387,9 +428,7 @@ def test_migrations_are_taken_back_where_nothing_is_lost(
     assert paused
     refused = play(inventory, "playbooks/roll-back.yml", check=False)
     assert "-e pause_jobs=yes" in refused.output
-    back = surroundings.play(
-        "playbooks/roll-back.yml", "--extra-vars", "pause_jobs=yes", wanted="own", seconds=10, early=True
-    )
+    back = surroundings.play("playbooks/roll-back.yml", "--extra-vars", "pause_jobs=yes", wanted="own", early=10)
     assert_nothing_lost(back)
     assert not database.rows("SELECT 1 AS row FROM django_migrations WHERE name = '0005_bound'")
     assert play(inventory, "playbooks/deploy-application.yml").changed == []
