@@ -21,11 +21,11 @@ from ansible.vars.manager import VariableManager
 ROOT = Path(__file__).resolve().parent.parent
 
 try:
-    from ansible.module_utils import platform_inventory, platform_problems, platform_variables
+    from ansible.module_utils import platform_inventory, platform_problems, platform_queues, platform_variables
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-    from ansible.module_utils import platform_inventory, platform_problems, platform_variables
+    from ansible.module_utils import platform_inventory, platform_problems, platform_queues, platform_variables
 
 # Variables that Ansible itself adds to those of a host.
 MAGIC_NAMES = frozenset(
@@ -148,4 +148,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             result["msg"] = (
                 f"The inventory is sound: {len(inventory.hosts)} host{'s' if len(inventory.hosts) > 1 else ''}."
             )
+            result["warnings"] = [
+                f"Jobs of the queue {queue} wait: each host that takes them is drained ({', '.join(hosts)})."
+                for queue, hosts in platform_queues.resting_queues(inventory, catalogue).items()
+            ]
         return result

@@ -21,6 +21,7 @@ REQUIRED_COMPUTE_QUEUES = (*PROCESSOR_QUEUES, TRAINING_QUEUE)
 FRONTEND_QUEUES = ("imports",)
 ALIGNMENT_QUEUE = "jvm"
 ABSENT = "absent"
+DRAINED = "drained"
 GROUPS_THAT_STAY = ("frontend", "storage", "replica", "hypervisor")
 
 
@@ -67,6 +68,19 @@ def queues_of(inventory: Inventory, host: str, aligned: bool | None) -> tuple[st
     return None
 
 
+def consumers(inventory: Inventory, catalogue: Catalogue) -> dict[str, tuple[str, ...]] | None:
+    """Return the compute hosts of each queue that has one; None where that is not known."""
+    aligned = alignment(inventory, catalogue)
+    taken: dict[str, tuple[str, ...]] = {}
+    for host in staying(inventory):
+        queues = queues_of(inventory, host, aligned)
+        if queues is None:
+            return None
+        for queue in queues:
+            taken[queue] = (*taken.get(queue, ()), host)
+    return taken
+
+
 def rule_queue_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Refuse a queue that nobody fills: its worker idles for ever while its jobs wait in another one."""
     aligned = alignment(inventory, catalogue)
@@ -99,25 +113,26 @@ def rule_queue_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pro
 
 def rule_queues_consumed(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Jobs of a queue that nobody consumes wait for ever and no error says so (seen in the field with jvm)."""
-    aligned = alignment(inventory, catalogue)
-    hosts = staying(inventory)
-    taken: set[str] = set()
-    for host in hosts:
-        queues = queues_of(inventory, host, aligned)
-        if queues is None:
-            return
-        taken.update(queues)
-    needed = REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if aligned else ())
-    if hosts:
-        for queue in needed:
-            if queue not in taken:
-                yield Problem(
-                    THE_INVENTORY,
-                    f"queue {queue}",
-                    "no host that consumes it",
-                    "one compute host or more",
-                    f"add {queue!r} to compute_queues of a compute host",
-                )
+    taken = consumers(inventory, catalogue)
+    if taken is None or not staying(inventory):
+        return
+    needed = REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if alignment(inventory, catalogue) else ())
+    for queue in needed:
+        if queue not in taken:
+            yield Problem(
+                THE_INVENTORY,
+                f"queue {queue}",
+                "no host that consumes it",
+                "one compute host or more",
+                f"add {queue!r} to compute_queues of a compute host",
+            )
+
+
+def resting_queues(inventory: Inventory, catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
+    """Return the queues that drained hosts alone consume, with these hosts. Right during maintenance, so no problem."""
+    taken = consumers(inventory, catalogue) or {}
+    drained = {host for host in staying(inventory) if inventory.value(host, "compute_state") == DRAINED}
+    return {queue: hosts for queue, hosts in taken.items() if drained.issuperset(hosts)}
 
 
 def rule_absent_hosts(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:

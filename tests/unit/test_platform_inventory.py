@@ -23,6 +23,7 @@ from module_utils.platform_inventory import (
     report,
 )
 from module_utils.platform_problems import EVERY_HOST, UNRESOLVED, Inventory, Problem, did_you_mean
+from module_utils.platform_queues import resting_queues
 from module_utils.platform_variables import SITE_VARIABLES, Catalogue, Variable, load_catalogue, read_yaml
 
 if TYPE_CHECKING:
@@ -306,6 +307,16 @@ def test_queue_that_nobody_consumes() -> None:
     queues = {"compute_queues": ["default", "live", "low-priority"]}
     assert only(problems(cpu1=queues, cpu2=queues)).variable == "queue gpu"
     assert problems(cpu1=queues) == []
+
+
+def test_queues_of_drained_hosts_rest() -> None:
+    processors = {"compute_queues": ["default", "live", "low-priority"]}
+    drained = {"compute_state": "drained"}
+    assert resting_queues(inventory(cpu1=drained), CATALOGUE) == {}
+    assert resting_queues(inventory(cpu1=processors, cpu2=drained), CATALOGUE) == {"gpu": ("cpu2",)}
+    everywhere = resting_queues(inventory(cpu1=drained, cpu2=drained), CATALOGUE)
+    assert everywhere == dict.fromkeys(("default", "live", "low-priority", "gpu"), ("cpu1", "cpu2"))
+    assert problems(cpu1=drained, cpu2=drained) == []
 
 
 def test_alignment_needs_a_worker() -> None:

@@ -69,6 +69,15 @@ def test_sites_of_the_repository_are_sound(site: str, run_playbook: RunPlaybook,
     assert not (tmp_path / "contacted").exists()
 
 
+def test_pool_at_rest_is_sound_and_said(run_playbook: RunPlaybook, root: Path, tmp_path: Path) -> None:
+    rest = tmp_path / "rest.yml"
+    rest.write_text("{compute: {vars: {compute_state: drained}}}", encoding="utf-8")
+    arguments = ("-i", str(rest), "-e", "preflight_secrets=generated")
+    result = run_playbook(root / "inventories/cremma", "preflight.yml", *arguments)
+    assert result.returncode == 0, result.stdout
+    assert "Jobs of the queue gpu wait: each host that takes them is drained" in result.stdout + result.stderr
+
+
 @pytest.mark.parametrize("wrong", [False, True])
 def test_hundred_hosts_are_checked_in_time(wrong: bool, run_playbook: RunPlaybook, tmp_path: Path) -> None:
     network = "10.99.1" if wrong else "10.10.1"
