@@ -133,8 +133,15 @@ def test_changed_setting_restarts_the_application_only(inventory: Inventory, con
         "escriptorium_environment": {"QUOTA_CPU_MINUTES": "600"},
         "escriptorium_web_timers": {"check_quotas": "*-*-* 06:00:00"},
     }
-    assert deploy_and_compare(inventory, connect, application, settings) == application
-    timers = connect(inventory.frontend).check_output("systemctl list-timers --all --no-legend 'escriptorium-*'")
+    frontend = connect(inventory.frontend)
+    strange = "/etc/systemd/system/escriptorium-of-the-lab.timer"
+    frontend.check_output("printf '[Timer]\\nOnCalendar=yearly\\n' > %s", strange)
+    try:
+        assert deploy_and_compare(inventory, connect, application, settings) == application
+        assert frontend.file(strange).exists, "a timer that the role has not made"
+    finally:
+        frontend.check_output("rm %s", strange)
+    timers = frontend.check_output("systemctl list-timers --all --no-legend 'escriptorium-*'")
     assert "escriptorium-check_quotas.timer" in timers
     assert "escriptorium-cleanup_models_versioning.timer" not in timers, "one that is wanted no more is removed"
     for host in {inventory.frontend, *inventory.compute}:
