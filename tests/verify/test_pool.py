@@ -174,8 +174,16 @@ def await_let_in(join: Join) -> None:
 
 
 def known(frontend: Any) -> bool:
-    """Whether the database's host knows the new one."""
-    return bool(frontend.run(f"grep -r {ADDRESS} /etc/postgresql/*/main/pg_hba.conf /etc/hosts").rc == 0)
+    """Whether the host of database and broker knows the new one."""
+    lists = "/etc/postgresql/*/main/pg_hba.conf /etc/systemd/system/redis-server.service.d /etc/hosts"
+    return bool(frontend.run(f"grep -r {ADDRESS} {lists}").rc == 0)
+
+
+def broker_answers(join: Join) -> bool:
+    """Whether the new host reaches the broker."""
+    program = "import socket, sys; socket.create_connection((sys.argv[1], 6379), 3)"
+    host, address = join.inventory.connect(NEW), join.inventory.address(join.inventory.frontend)
+    return bool(host.run("python3 -c %s %s", program, address).rc == 0)
 
 
 def test_host_that_is_deleted_gives_its_jobs_back(
@@ -190,8 +198,10 @@ def test_host_that_is_deleted_gives_its_jobs_back(
     )
     sessions = f"SELECT pid FROM pg_stat_activity WHERE client_addr = '{ADDRESS}'"
     wait_for("its session", lambda: database.rows(sessions) or None)
+    assert broker_answers(join)
     play(inventory, "playbooks/deploy-database.yml")
     assert database.rows(sessions) == []
+    assert not broker_answers(join)
     site.api.release("deleted")
     finished_elsewhere(join, database, own, documents)
     await_let_in(join)

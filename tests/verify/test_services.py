@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
 from typing import TYPE_CHECKING, Any
@@ -174,21 +175,36 @@ def test_password_of_the_broker_is_not_readable_by_everybody(host: Any) -> None:
     assert readable.stdout == ""
 
 
-def test_new_clients_are_let_in_without_a_restart(host: Any, inventory: Inventory) -> None:
-    """Access is changed by a reload: the server's main process stays."""
-    before = host.check_output("systemctl show --property=MainPID --value 'postgresql@*.service'")
-    clients = [*(inventory.address(name) for name in NAMES), "10.213.30.50"]
+def reaches_broker(client: Any, address: str) -> bool:
+    program = "import socket, sys; socket.create_connection((sys.argv[1], 6379), 3)"
+    return bool(client.run("python3 -c %s %s", program, address).rc == 0)
+
+
+def test_new_clients_are_let_in_without_a_restart(
+    host: Any, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    """Access is changed without a restart: the servers' main processes stay."""
+    stranger = connect("stranger")
+    address = inventory.address(host.check_output("hostname"))
+    before = host.check_output("systemctl show --property=MainPID --value 'postgresql@*.service' redis-server.service")
+    assert not reaches_broker(stranger, address)
+    clients = [*(inventory.address(name) for name in NAMES), inventory.address("stranger")]
     run = play(
         inventory,
         "molecule/services/converge.yml",
         "--limit",
         host.check_output("hostname"),
         "--extra-vars",
-        f'{{"postgresql_clients": {clients}}}'.replace("'", '"'),
+        json.dumps({"postgresql_clients": clients, "redis_clients": clients}),
     )
     assert any("Let in the hosts" in change for change in run.changed)
-    assert "10.213.30.50" in host.check_output(
+    assert inventory.address("stranger") in host.check_output(
         "runuser -u postgres -- psql -X -A -t -c %s", "SELECT string_agg(address, ' ') FROM pg_hba_file_rules"
     )
-    assert host.check_output("systemctl show --property=MainPID --value 'postgresql@*.service'") == before
+    assert reaches_broker(stranger, address)
     play(inventory, "molecule/services/converge.yml", "--limit", host.check_output("hostname"))
+    assert not reaches_broker(stranger, address)
+    assert (
+        host.check_output("systemctl show --property=MainPID --value 'postgresql@*.service' redis-server.service")
+        == before
+    )
