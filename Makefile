@@ -106,6 +106,10 @@ molecule-%: ## Run one Molecule scenario: base, services, single, compute, clust
 test: venv ## Run lint, unit tests and every scenario, as CI does
 	@tests/run-all $(STEPS)
 
+.PHONY: integration
+integration: venv stand-in ## Test the cluster's package beside databases and workers that go (not part of make test)
+	@tests/integration-run
+
 .PHONY: acceptance
 acceptance: venv image ## Deploy the real eScriptorium (ESCRIPTORIUM_REPO=...) and work with it
 	@tests/acceptance-run
