@@ -209,6 +209,30 @@ def test_a_broker_that_is_away_for_longer_than_the_lease_kills_nobody(site: Benc
     assert results(site, job) == [1]
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_worker_ends_though_the_broker_is_silent(site: Bench, busy: bool) -> None:
+    """As on a host that is let in no more: nothing is refused, and nothing answers."""
+    start_worker(site, "worker1", QUEUES)
+    jobs = send_trainings(site, ("train", 60)) if busy else []
+    for job in jobs:
+        running(site, job)
+    worker, redis = site.processes["worker1"], site.processes["redis"]
+    everything = all_of(worker.pid)
+    redis.send_signal(signal.SIGSTOP)
+    try:
+        time.sleep(OUTAGE)
+        worker.send_signal(signal.SIGTERM)
+        del site.processes["worker1"]
+        assert worker.wait(3 * LEASE) == 0
+        wait_until(lambda: alive(everything), lambda left: not left, 5, "all its processes end")
+    finally:
+        redis.send_signal(signal.SIGCONT)
+    if busy:
+        start_worker(site, "worker2", QUEUES)
+        reaped(site)
+        running(site, jobs[0])
+
+
 def test_a_host_is_declared_dead_by_hand(site: Bench) -> None:
     start_worker(site, "worker1", QUEUES)
     (job,) = send_trainings(site, ("train", 6))

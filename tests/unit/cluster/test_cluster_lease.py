@@ -92,6 +92,17 @@ def test_jobs_are_halted_before_the_lease_can_be_dead_and_go_on_afterwards() -> 
     assert fence.must_halt(1891)
 
 
+def test_a_worker_that_is_told_to_end_does_not_wait_for_the_broker_for_ever() -> None:
+    fence = Fence(900, now=0)
+    assert not fence.must_end(60, busy=False)
+    assert fence.must_end(61, busy=False)
+    assert fence.must_halt(881)
+    assert not fence.must_end(1800, busy=True), "its jobs may go on"
+    assert fence.must_end(1801, busy=True)
+    fence.may_resume(1802)
+    assert not fence.must_end(1803, busy=False)
+
+
 def test_a_renewal_in_time_halts_nothing() -> None:
     fence = Fence(60, now=0)
     assert not fence.may_resume(40)

@@ -59,6 +59,8 @@ BEAT_SECONDS = (0.5, 10.0)
 PUT_BACK_SECONDS = 10.0
 #: Seconds after which the jobs of a worker that leaves go to others: its processes are gone by then.
 LEAVE_SECONDS = 2.0
+#: Seconds of the broker's silence after which a worker without jobs, told to end, ends.
+IDLE_SECONDS = 60.0
 #: Exit status of a worker that found its lease declared dead (EX_TEMPFAIL).
 EXIT_STATUS = 75
 
@@ -284,6 +286,7 @@ class Fence:
     """
 
     def __init__(self, seconds: float, now: float) -> None:
+        self._seconds = seconds
         # A renewal may be on its way when the time is over.
         self._patience = seconds - 2 * beat_of(seconds)
         self._renewed = now
@@ -295,6 +298,14 @@ class Fence:
             return False
         self.halted = True
         return True
+
+    def must_end(self, now: float, *, busy: bool) -> bool:
+        """Whether a worker that was told to end does so though nothing is heard from the broker.
+
+        Its jobs wait for twice the lease's time: by then they have gone to others, or the broker is away for all.
+        Without jobs it has nothing to wait for, and a child that was stopped would keep it for ever.
+        """
+        return now - self._renewed > (2 * self._seconds if busy else min(self._seconds, IDLE_SECONDS))
 
     def may_resume(self, now: float) -> bool:
         """Note a renewal at ``now``; whether the jobs, stopped before, go on."""
@@ -330,6 +341,8 @@ class Lease:
         self._guard = threading.Lock()
         self._fence = Fence(seconds, boot_seconds())
         self._ended = False
+        #: Whether this worker was told to end.
+        self.ending = False
         #: Called where the broker does not answer: the main loop may be waiting for it as well.
         self.on_silence: Callable[[], None] = lambda: None
         #: Tag -> note and task id of what this process holds.
@@ -443,6 +456,8 @@ class Lease:
                         self.holder.node,
                     )
                     send(descendants(self._process), signal.SIGSTOP)
+                if self.ending and self._fence.must_end(boot_seconds(), busy=bool(self._active())):
+                    self._end_alone()
                 self.check()
                 self._put_back()
             except Exception:
@@ -476,6 +491,12 @@ class Lease:
             return [part.decode() if isinstance(part, bytes) else part for part in answer]
         return answer.decode() if isinstance(answer, bytes) else answer
 
+    def _end_alone(self) -> None:
+        """End this process and what it runs, without the broker."""
+        logger.critical("%s ends without the broker, from which nothing is heard", self.holder.node)
+        send(descendants(self._process), signal.SIGKILL)
+        os._exit(0)
+
     def _die(self) -> None:
         """End this process and what it runs, without a word to the broker: its messages belong to others by now."""
         logger.critical(
@@ -494,6 +515,11 @@ def running_here() -> frozenset[str]:
             return frozenset(request.id for request in state.active_requests)
         except RuntimeError:  # the main thread has begun or ended a job meanwhile
             continue
+
+
+def _note_end(**_: Any) -> None:
+    if current:
+        current.ending = True
 
 
 #: The lease of this process or, in a child, of its parent.
@@ -520,4 +546,5 @@ def install(app: Any, node: str, seconds: float) -> Lease:
     current.check()
     current.start()
     signals.worker_process_init.connect(die_with_parent, weak=False, dispatch_uid=__name__)
+    signals.worker_shutting_down.connect(_note_end, weak=False, dispatch_uid=__name__)
     return current
