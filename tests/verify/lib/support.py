@@ -39,6 +39,8 @@ TOOLS: Final = Path(sys.executable).parent
 # Seconds. Containers on two busy processors are slow; a healthy cluster needs a small part of these.
 JOB_TIMEOUT: Final = 180.0
 REQUEST_TIMEOUT: Final = 60.0
+#: A playbook that hangs fails its test, and not the whole run.
+PLAY_TIMEOUT: Final = 1200.0
 
 # Task states of eScriptorium (app/apps/reporting/models.py, TaskReport).
 QUEUED, STARTED, ERROR, DONE, CANCELED = range(5)
@@ -174,6 +176,7 @@ def play(inventory: Inventory, playbook: Path | str, *arguments: str, check: boo
 
     Raises:
         AssertionError: Ansible failed, with the end of its output.
+        subprocess.TimeoutExpired: it hangs.
 
     """
     started = time.monotonic()
@@ -184,6 +187,7 @@ def play(inventory: Inventory, playbook: Path | str, *arguments: str, check: boo
         check=False,
         capture_output=True,
         text=True,
+        timeout=PLAY_TIMEOUT,
     )
     seconds = time.monotonic() - started
     if check and done.returncode != 0:
