@@ -23,6 +23,7 @@ from support import (
     ends,
     paused,
     play,
+    reaches,
     starts,
     unit_states,
     wait_for,
@@ -181,9 +182,7 @@ def known(frontend: Any) -> bool:
 
 def broker_answers(join: Join) -> bool:
     """Whether the new host reaches the broker."""
-    program = "import socket, sys; socket.create_connection((sys.argv[1], 6379), 3)"
-    host, address = join.inventory.connect(NEW), join.inventory.address(join.inventory.frontend)
-    return bool(host.run("python3 -c %s %s", program, address).rc == 0)
+    return reaches(join.inventory.connect(NEW), join.inventory.address(join.inventory.frontend), 6379)
 
 
 def test_host_that_is_deleted_gives_its_jobs_back(

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import play, wait_for
+from support import play, reaches, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,19 +175,15 @@ def test_password_of_the_broker_is_not_readable_by_everybody(host: Any) -> None:
     assert readable.stdout == ""
 
 
-def reaches_broker(client: Any, address: str) -> bool:
-    program = "import socket, sys; socket.create_connection((sys.argv[1], 6379), 3)"
-    return bool(client.run("python3 -c %s %s", program, address).rc == 0)
-
-
 def test_new_clients_are_let_in_without_a_restart(
     host: Any, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
     """Access is changed without a restart: the servers' main processes stay."""
     stranger = connect("stranger")
     address = inventory.address(host.check_output("hostname"))
-    before = host.check_output("systemctl show --property=MainPID --value 'postgresql@*.service' redis-server.service")
-    assert not reaches_broker(stranger, address)
+    processes = "systemctl show --property=MainPID --value 'postgresql@*.service' redis-server.service"
+    before = host.check_output(processes)
+    assert not reaches(stranger, address, 6379)
     clients = [*(inventory.address(name) for name in NAMES), inventory.address("stranger")]
     run = play(
         inventory,
@@ -201,10 +197,7 @@ def test_new_clients_are_let_in_without_a_restart(
     assert inventory.address("stranger") in host.check_output(
         "runuser -u postgres -- psql -X -A -t -c %s", "SELECT string_agg(address, ' ') FROM pg_hba_file_rules"
     )
-    assert reaches_broker(stranger, address)
+    assert reaches(stranger, address, 6379)
     play(inventory, "molecule/services/converge.yml", "--limit", host.check_output("hostname"))
-    assert not reaches_broker(stranger, address)
-    assert (
-        host.check_output("systemctl show --property=MainPID --value 'postgresql@*.service' redis-server.service")
-        == before
-    )
+    assert not reaches(stranger, address, 6379)
+    assert host.check_output(processes) == before

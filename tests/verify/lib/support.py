@@ -485,6 +485,12 @@ def workers_of(inventory: Inventory, connect: Callable[[str], Any], task: str) -
     return found
 
 
+def reaches(host: Any, address: str, port: int) -> bool:
+    """Whether a host, which may be bare, can open a connection."""
+    program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 3)"
+    return bool(host.run("python3 -c %s %s %s", program, address, str(port)).rc == 0)
+
+
 def starts(report: dict[str, Any]) -> list[str]:
     """Return the workers that began a job, in this order, from its report: the stand-in notes them there."""
     lines = report["messages"].splitlines()

@@ -61,6 +61,8 @@ PUT_BACK_SECONDS = 10.0
 LEAVE_SECONDS = 2.0
 #: Seconds of the broker's silence after which a worker without jobs, told to end, ends.
 IDLE_SECONDS = 60.0
+#: Its messages belong to others by then.
+DECLARED_DEAD = "the lease of %s was declared dead: its jobs run elsewhere, they are killed here"
 #: Exit status of a worker that found its lease declared dead (EX_TEMPFAIL).
 EXIT_STATUS = 75
 
@@ -370,7 +372,7 @@ class Lease:
             self.on_silence()
             return
         if answer == "dead":
-            self._die()
+            self._die(DECLARED_DEAD)
         with self._guard:
             for tag in gone:
                 # Unless it was fetched again meanwhile.
@@ -393,7 +395,7 @@ class Lease:
             logger.warning("job %s could not be noted under the lease: %s", task_id, error)
             return Verdict.BEGIN
         if answer == "dead":
-            self._die()
+            self._die(DECLARED_DEAD)
         if answer == "taken":
             return Verdict.BEGIN
         if answer == "done":
@@ -457,7 +459,7 @@ class Lease:
                     )
                     send(descendants(self._process), signal.SIGSTOP)
                 if self.ending and self._fence.must_end(boot_seconds(), busy=bool(self._active())):
-                    self._end_alone()
+                    self._die("%s ends without the broker, from which nothing is heard", status=0)
                 self.check()
                 self._put_back()
             except Exception:
@@ -491,19 +493,11 @@ class Lease:
             return [part.decode() if isinstance(part, bytes) else part for part in answer]
         return answer.decode() if isinstance(answer, bytes) else answer
 
-    def _end_alone(self) -> None:
-        """End this process and what it runs, without the broker."""
-        logger.critical("%s ends without the broker, from which nothing is heard", self.holder.node)
+    def _die(self, reason: str, status: int = EXIT_STATUS) -> None:
+        """End this process and what it runs, without a word to the broker; ``reason`` names the worker as ``%s``."""
+        logger.critical(reason, self.holder.node)
         send(descendants(self._process), signal.SIGKILL)
-        os._exit(0)
-
-    def _die(self) -> None:
-        """End this process and what it runs, without a word to the broker: its messages belong to others by now."""
-        logger.critical(
-            "the lease of %s was declared dead: its jobs run elsewhere, they are killed here", self.holder.node
-        )
-        send(descendants(self._process), signal.SIGKILL)
-        os._exit(EXIT_STATUS)
+        os._exit(status)
 
 
 def running_here() -> frozenset[str]:
