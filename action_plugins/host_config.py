@@ -1,0 +1,133 @@
+"""Action `host_config`: what a role puts on a host (packages, files, units), in one task and one look at the host.
+
+    - name: Configure Redis
+      host_config:
+        packages: [redis-server]
+        files:
+          - {path: /etc/redis/escriptorium.conf, template: redis.conf.j2, group: redis, mode: "0640", secret: true,
+             notify: Restart Redis}
+        units:
+          - {name: redis-server.service}
+
+Beside what the module of that name takes (library/host_config.py), an entry may have
+
+- ``template``, a template of the role, or ``source``, a file of the role, in place of ``content``;
+- ``vars``, further variables of the template;
+- ``when``: an entry that is false is left out;
+- ``notify``, handlers to be told when this file changes, or when this unit runs from something older and its restart is
+  theirs (``restart: handler``).
+
+Packages that are missing are installed by Ansible's own module, and only then is apt started. In check mode on a bare
+host what follows from a package, such as its user or its units, is taken for granted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
+from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import lookup_loader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+#: Seconds that another program, such as unattended-upgrades, may hold the lock of apt.
+LOCK_TIMEOUT = 600
+#: Seconds for which the package lists count as new.
+LISTS_VALID = 86400
+
+#: Keys of an entry that stay on the control machine.
+OWN_KEYS = frozenset({"template", "source", "vars", "when", "notify"})
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Renders, asks the host once, and says whom to notify."""
+
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Make packages, files and units of a role what they are meant to be."""
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        lists = {name: {"type": "list", "elements": "dict", "default": []} for name in ("files", "units", "strays")}
+        _, arguments = self.validate_argument_spec(
+            argument_spec={"packages": {"type": "list", "elements": "str", "default": []}, **lists}
+        )
+        entries = {name: self._chosen(arguments[name]) for name in lists}
+        sent: dict[str, Any] = {
+            "packages": arguments["packages"],
+            "files": [self._rendered(entry, variables) for entry in entries["files"]],
+            "units": [self._rendered(entry, variables) for entry in entries["units"]],
+            "strays": entries["strays"],
+        }
+        answer = self._ask(sent, variables)
+        installed: list[str] = answer.get("missing_packages") or []
+        if installed and not answer.get("failed"):
+            apt = self._install(installed, variables)
+            if apt.get("failed"):
+                return {**result, **apt}
+            answer = self._ask({**sent, "without_packages": True}, variables)
+            answer["changed"] = True
+            answer["installed"] = installed
+        result.update(answer)
+        self._notify(entries, result)
+        return result
+
+    def _chosen(self, given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [dict(entry) for entry in given if boolean(entry.get("when", True))]
+
+    def _rendered(self, entry: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        sent = {key: value for key, value in entry.items() if key not in OWN_KEYS}
+        if "template" in entry:
+            sent["content"] = self._template(str(entry["template"]), variables, entry.get("vars") or {})
+        elif "source" in entry:
+            sent["content"] = self._source(str(entry["source"]))
+        return sent
+
+    def _template(self, name: str, variables: Mapping[str, Any], further: Mapping[str, Any]) -> str:
+        lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
+        text: str = lookup.run([name], variables={**variables, **further}, template_vars=dict(further))[0]
+        return text
+
+    def _source(self, name: str) -> str:
+        return Path(self._find_needle("files", name)).read_text(encoding="utf-8")
+
+    def _ask(self, sent: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = self._execute_module(
+            module_name="host_config", module_args=dict(sent), task_vars=variables
+        )
+        # The arguments hold the contents of files, and those may be secrets.
+        answer.pop("invocation", None)
+        return answer
+
+    def _install(self, packages: Sequence[str], variables: Mapping[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = self._execute_module(
+            module_name="ansible.builtin.apt",
+            module_args={
+                "name": list(packages),
+                "install_recommends": False,
+                "update_cache": True,
+                "cache_valid_time": LISTS_VALID,
+                "lock_timeout": LOCK_TIMEOUT,
+            },
+            task_vars=variables,
+        )
+        return answer
+
+    def _notify(self, entries: Mapping[str, Sequence[Mapping[str, Any]]], result: Mapping[str, Any]) -> None:
+        """Name the handlers of what has changed: the executor reads them from the task when it has run."""
+        if self._task.notify:
+            raise AnsibleActionFail("host_config: name handlers at the entries, not at the task")
+        changed = set(result.get("changed_files") or ())
+        concerned = [entry for entry in entries["files"] if entry["path"] in changed]
+        concerned += [entry for entry in entries["units"] if entry["name"] in (result.get("handled") or ())]
+        names: dict[str, None] = {}
+        for entry in concerned:
+            notify = entry.get("notify") or ()
+            names.update(dict.fromkeys([notify] if isinstance(notify, str) else notify))
+        if names:
+            self._task.notify = list(names)

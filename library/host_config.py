@@ -1,0 +1,210 @@
+#!/usr/bin/python
+"""Module `host_config`: the files and units of a role in one look at the host; changes only what differs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.host_config import files, units
+
+DOCUMENTATION = r"""
+module: host_config
+short_description: Files and units of a role, in one look at the host
+description:
+  - Compares all files, folders and links that a role wants, with owner, group and mode, writes only those that differ,
+    and enables, starts, restarts, stops and removes the units that need it, and no other.
+  - Called through the action of the same name, which renders the templates, installs packages that RV(missing_packages)
+    names, and notifies the handlers of what has changed.
+options:
+  packages:
+    description: Debian packages. Where one is missing nothing else is looked at.
+    type: list
+    elements: str
+    default: []
+  without_packages:
+    description: Goes on though packages are missing, as a dry run on a bare host has to.
+    type: bool
+    default: false
+  files:
+    description:
+      - C(path), C(state) (file, directory, link, absent, line), C(content), C(target), C(owner), C(group), C(mode),
+        C(secret), C(validate), C(once). They are made in this order, so that a folder comes before its files.
+    type: list
+    elements: dict
+    default: []
+  units:
+    description:
+      - C(name), C(state) (started, stopped, enabled, described, absent), C(content), C(restart) (yes, no, handler),
+        C(restart_on), C(environment), C(wait), C(unless).
+    type: list
+    elements: dict
+    default: []
+  strays:
+    description:
+      - Units that are removed where C(units) does not name them. C(pattern) of their files, C(contains) a text that
+        only files of this role have, C(wait).
+    type: list
+    elements: dict
+    default: []
+"""
+
+RETURN = r"""
+changed_files:
+  description: Paths that were changed or removed.
+  type: list
+  returned: success
+missing_packages:
+  description: Packages that the host lacks; nothing else was looked at then.
+  type: list
+  returned: success
+started, restarted, stopped, removed, handled:
+  description: Names of units. C(handled) run from something older, and are left to handlers.
+  type: list
+  returned: success
+"""
+
+STATES = ("started", "stopped", "enabled", "described", "absent")
+
+
+def missing_packages(module: AnsibleModule, names: list[str]) -> list[str]:
+    """Return the packages that are not installed."""
+    if not names:
+        return []
+    question = ["dpkg-query", "--show", "--showformat", "${binary:Package} ${db:Status-Status}\n", *names]
+    _, output, _ = module.run_command(question, environ_update={"LC_ALL": "C.UTF-8"})
+    known = {line.split(" ")[0].partition(":")[0] for line in output.splitlines() if line.endswith(" installed")}
+    return [name for name in names if name.partition(":")[0] not in known]
+
+
+def wanted_units(module: AnsibleModule) -> list[units.WantedUnit]:
+    """Return the units as they are wanted, those that are to go at the end."""
+    wanted = []
+    for entry in module.params["units"]:
+        values = {key: value for key, value in entry.items() if key != "content"}
+        values["restart_on"] = tuple(values.get("restart_on", ()))
+        wanted.append(units.WantedUnit(**values))
+        if not units.is_unit_name(wanted[-1].name) or wanted[-1].state not in STATES:
+            module.fail_json(msg=f"{entry['name']}: no name of a unit, or a state that is none of {', '.join(STATES)}")
+    for stray in module.params["strays"]:
+        gone = units.strays(stray["pattern"], stray.get("contains", ""), (unit.name for unit in wanted))
+        wanted += [units.WantedUnit(name, state="absent", wait=stray.get("wait", True)) for name in gone]
+    return wanted
+
+
+def wanted_files(module: AnsibleModule, wanted: list[units.WantedUnit]) -> list[files.WantedFile]:
+    """Return the files as they are wanted, with the texts of units; those of units that go are removed later."""
+    texts = {entry["name"]: entry["content"] for entry in module.params["units"] if entry.get("content") is not None}
+    return [
+        *(files.WantedFile(**entry) for entry in module.params["files"]),
+        *(files.WantedFile(unit.path, content=texts[unit.name]) for unit in wanted if unit.name in texts),
+    ]
+
+
+def apply_files(module: AnsibleModule, wanted: list[files.WantedFile]) -> list[files.Change]:
+    """Make all files right; where one cannot be, those before it are, and the module fails with its reason."""
+    changes: list[files.Change] = []
+
+    def run(words: list[str]) -> tuple[int, str, str]:
+        status, output, errors = module.run_command(words, handle_exceptions=False)
+        return status, output, errors
+
+    for file in wanted:
+        try:
+            change = files.apply(file, check=module.check_mode, run=run)
+        except (files.FileError, OSError) as error:
+            module.fail_json(
+                msg=str(error),
+                changed=bool(changes),
+                changed_files=[one.path for one in changes],
+                failed_path=file.path,
+            )
+        if change is not None:
+            changes.append(change)
+    return changes
+
+
+def unit_states(module: AnsibleModule, names: list[str]) -> dict[str, units.UnitState]:
+    """Ask systemd for all units at once; one that it has never heard of is among the answers too."""
+    if not names:
+        return {}
+    question = ["systemctl", "show", f"--property={','.join(units.PROPERTIES)}", *names]
+    status, output, errors = module.run_command(question)
+    if status != 0:
+        module.fail_json(msg=f"systemd does not say which units run: {(errors or output).strip()}")
+    states: dict[str, units.UnitState] = units.parse_show(output)
+    return states
+
+
+def run_steps(module: AnsibleModule, steps: units.Steps, changed_files: list[str]) -> None:
+    """Call systemctl for what has to be done."""
+    for command in steps.commands():
+        status, output, errors = module.run_command(command)
+        if status != 0:
+            module.fail_json(
+                msg=f"{' '.join(command)} ended with status {status}: {(errors or output).strip()}",
+                rc=status,
+                changed=True,
+                changed_files=changed_files,
+            )
+
+
+def main() -> None:
+    """Compare, change, answer."""
+    lists = {name: {"type": "list", "elements": "dict", "default": []} for name in ("files", "units", "strays")}
+    module = AnsibleModule(
+        argument_spec={
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "without_packages": {"type": "bool", "default": False},
+            **lists,
+        },
+        supports_check_mode=True,
+        no_log=True,  # contents of files may be secrets: nothing of the arguments goes to the journal
+    )
+    missing = missing_packages(module, module.params["packages"])
+    if missing and not module.params["without_packages"]:
+        module.exit_json(changed=False, missing_packages=missing)
+
+    wanted = wanted_units(module)
+    before = unit_states(module, [unit.name for unit in wanted])
+    changes = apply_files(module, wanted_files(module, wanted))
+    going = [unit for unit in wanted if unit.state == "absent" and os.path.lexists(unit.path)]
+    changed = [change.path for change in changes] + [unit.path for unit in going]
+    left = {change.path for change in changes if change.notes == ["removed"]}
+
+    def held(folder: str) -> bool:
+        path = Path(folder)
+        return path.is_dir() and any(str(entry) not in left for entry in path.iterdir())
+
+    steps = units.plan(wanted, before, changed, held=held)
+    if not module.check_mode:
+        # The file goes last: without it systemd would not find what starts at boot no more.
+        first = units.Steps(stop=steps.stop, disable=steps.disable, quietly=steps.quietly)
+        run_steps(module, first, changed)
+        for unit in going:
+            Path(unit.path).unlink()
+        steps_then = units.Steps(steps.reload, [], [], steps.enable, steps.start, steps.restart, [], steps.quietly)
+        run_steps(module, steps_then, changed)
+
+    moved = [steps.stop, steps.disable, steps.enable, steps.start, steps.restart]
+    diff = [change.diff() for change in changes]
+    for title, names in zip(("stop", "disable", "enable", "start", "restart"), moved, strict=True):
+        if names:
+            heads = {"before_header": "units", "after_header": "units"}
+            diff.append({**heads, "before": "", "after": f"{title} {' '.join(names)}\n"})
+    module.exit_json(
+        changed=bool(changed or steps.handled or any(moved)),
+        changed_files=changed,
+        missing_packages=missing,
+        started=steps.start,
+        restarted=steps.restart,
+        stopped=steps.stop,
+        removed=[unit.name for unit in going],
+        handled=steps.handled,
+        diff=diff,
+    )
+
+
+if __name__ == "__main__":
+    main()

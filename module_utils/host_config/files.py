@@ -1,0 +1,271 @@
+"""Files, folders and links of a host: what differs from what is wanted, and how it becomes so.
+
+Runs on hosts, with the standard library. A file is written beside its place, with its owner and mode from the start,
+and renamed into place: no reader ever sees half of it, or a secret with the mode of another file.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import shlex
+import stat
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    # Runs a command: words in, (status, output, errors) out.
+    Run = Callable[[list[str]], tuple[int, str, str]]
+
+#: Bytes of a file that a difference still shows.
+SHOWN_BYTES = 1 << 20
+
+
+class FileError(RuntimeError):
+    """A path cannot become what is wanted; the text is for people."""
+
+
+@dataclass(frozen=True)
+class WantedFile:
+    """One path as it is wanted.
+
+    Attributes:
+        path: absolute.
+        state: ``file``, ``directory``, ``link``, ``absent``, or ``line``: a file that has ``content`` as a line.
+        content: text of a file; of a line without its end.
+        target: where a link points to.
+        owner: name or number.
+        group: name or number.
+        mode: octal, as text.
+        secret: whether a difference hides the content.
+        validate: command, with ``%s`` for the new file, that ends with 0 where the file is right.
+        once: a file that is there stays as it is.
+
+    """
+
+    path: str
+    state: str = "file"
+    content: str = ""
+    target: str = ""
+    owner: str = "root"
+    group: str = "root"
+    mode: str = "0644"
+    secret: bool = False
+    validate: str = ""
+    once: bool = False
+
+
+@dataclass
+class Change:
+    """What became, or would become, of one path; ``before`` and ``after`` are for people."""
+
+    path: str
+    before: str = ""
+    after: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def diff(self) -> dict[str, Any]:
+        """Return it as Ansible shows differences."""
+        heads = "\n".join(self.notes)
+        before, after = (f"{heads}\n" if heads and not self.after else ""), ""
+        shown = {"before_header": self.path, "after_header": self.path}
+        if self.before or self.after:
+            return {**shown, "before": self.before, "after": self.after}
+        return {**shown, "before": "", "after": before or after}
+
+
+def account(name: str, table: Callable[[str], Any], key: str) -> int | None:
+    """Return the number of a user or group, or None where the host does not know its name (yet)."""
+    if name.isdigit():
+        return int(name)
+    try:
+        return int(getattr(table(name), key))
+    except KeyError:
+        return None
+
+
+def apply(wanted: WantedFile, *, check: bool, run: Run) -> Change | None:
+    """Make a path what is wanted; with ``check`` only look. Answers what changes, or None where all is right.
+
+    Raises:
+        FileError: a folder stands where a file is wanted or the other way round, the owner is unknown, the folder of a
+            file is missing, or the validation refuses the new content.
+
+    """
+    if wanted.state == "absent":
+        return _remove(wanted, check)
+    if wanted.state == "link":
+        return _link(wanted, check)
+    if wanted.state == "directory":
+        return _folder(wanted, check)
+    return _file(wanted, check, run)
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _remove(wanted: WantedFile, check: bool) -> Change | None:
+    found = _status(wanted.path)
+    if found is None:
+        return None
+    if stat.S_ISDIR(found.st_mode):
+        raise FileError(f"{wanted.path} is a folder and is not removed: only files and links are")
+    if not check:
+        Path(wanted.path).unlink()
+    return Change(wanted.path, notes=["removed"])
+
+
+def _link(wanted: WantedFile, check: bool) -> Change | None:
+    found = _status(wanted.path)
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        raise FileError(f"{wanted.path} is a folder, and a link to {wanted.target} is wanted there")
+    before = str(Path(wanted.path).readlink()) if found is not None and stat.S_ISLNK(found.st_mode) else ""
+    if before == wanted.target:
+        return None
+    if not check:
+        beside = Path(f"{wanted.path}.ansible-new")
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(wanted.target)
+        beside.replace(wanted.path)
+    return Change(wanted.path, f"-> {before}\n" if before else "", f"-> {wanted.target}\n")
+
+
+def _numbers(wanted: WantedFile, check: bool) -> tuple[int | None, int | None]:
+    uid = account(wanted.owner, pwd.getpwnam, "pw_uid")
+    gid = account(wanted.group, grp.getgrnam, "gr_gid")
+    if not check:
+        for name, number in ((wanted.owner, uid), (wanted.group, gid)):
+            if number is None:
+                raise FileError(f"{wanted.path} is meant to belong to {name}, whom this host does not know")
+    return uid, gid
+
+
+def _rights(wanted: WantedFile, found: os.stat_result | None, numbers: tuple[int | None, int | None]) -> list[str]:
+    """Name what differs of owner, group and mode."""
+    if found is None:
+        return []
+    uid, gid = numbers
+    notes = []
+    if uid is None or found.st_uid != uid:
+        notes.append(f"owner {found.st_uid} -> {wanted.owner}")
+    if gid is None or found.st_gid != gid:
+        notes.append(f"group {found.st_gid} -> {wanted.group}")
+    if stat.S_IMODE(found.st_mode) != int(wanted.mode, 8):
+        notes.append(f"mode {stat.S_IMODE(found.st_mode):04o} -> {wanted.mode}")
+    return notes
+
+
+def _folder(wanted: WantedFile, check: bool) -> Change | None:
+    # A folder that is reached by a link counts: /var/run and its like.
+    try:
+        found: os.stat_result | None = Path(wanted.path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        found = None
+    if found is not None and not stat.S_ISDIR(found.st_mode):
+        raise FileError(f"{wanted.path} is not a folder, and one is wanted there")
+    numbers = _numbers(wanted, check)
+    notes = _rights(wanted, found, numbers)
+    if found is not None and not notes:
+        return None
+    if not check:
+        if found is None:
+            # Those above it as well, with the system's rights for them.
+            Path(wanted.path).mkdir(mode=0o755, parents=True, exist_ok=True)
+        _give(wanted.path, wanted, numbers)
+    return Change(wanted.path, notes=notes or ["folder made"])
+
+
+def _give(path: str, wanted: WantedFile, numbers: tuple[int | None, int | None]) -> None:
+    uid, gid = numbers
+    os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
+    Path(path).chmod(int(wanted.mode, 8))
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def _text(wanted: WantedFile, before: str) -> str:
+    if wanted.state != "line":
+        return wanted.content
+    if wanted.content in before.splitlines():
+        return before
+    return before + ("\n" if before and not before.endswith("\n") else "") + wanted.content + "\n"
+
+
+def _file(wanted: WantedFile, check: bool, run: Run) -> Change | None:
+    found = _status(wanted.path)
+    if found is not None and stat.S_ISDIR(found.st_mode):
+        raise FileError(f"{wanted.path} is a folder, and a file is wanted there")
+    plain = found is not None and stat.S_ISREG(found.st_mode)
+    before = _read(wanted.path) if plain else ""
+    after = before if plain and wanted.once else _text(wanted, before)
+    numbers = _numbers(wanted, check)
+    notes = _rights(wanted, found, numbers) if plain else []
+    if plain and before == after and not notes:
+        return None
+    if not plain or before != after:
+        _write(wanted, after, numbers, check, run)
+    elif not check:
+        _give(wanted.path, wanted, numbers)
+    change = Change(wanted.path, notes=notes)
+    if before != after or not plain:
+        if wanted.secret:
+            change.notes.append("content changed (it holds a secret)")
+        elif max(len(before), len(after)) > SHOWN_BYTES:
+            change.notes.append("content changed (too long to show)")
+        else:
+            change.before, change.after = before, after
+            if not after:
+                change.notes.append("emptied" if before else "empty file made")
+    return change
+
+
+def _write(
+    wanted: WantedFile,
+    text: str,
+    numbers: tuple[int | None, int | None],
+    check: bool,
+    run: Run,
+) -> None:
+    folder = Path(wanted.path).parent
+    if not folder.is_dir():
+        if check:
+            return
+        raise FileError(f"{folder} is missing, so {wanted.path} cannot be written: name the folder before its files")
+    if check and not wanted.validate:
+        return
+    # Beside the file, so that the renaming is one step; of a dry run nothing stays on the host.
+    handle, beside = tempfile.mkstemp(prefix=".ansible-", dir=None if check else folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+        if not check:
+            _give(beside, wanted, numbers)
+        if wanted.validate:
+            _validate(wanted, beside, check, run)
+        if not check:
+            Path(beside).replace(wanted.path)
+    finally:
+        Path(beside).unlink(missing_ok=True)
+
+
+def _validate(wanted: WantedFile, beside: str, check: bool, run: Run) -> None:
+    words = [word.replace("%s", beside) for word in shlex.split(wanted.validate)]
+    try:
+        status, output, errors = run(words)
+    except FileNotFoundError:
+        if check:
+            return  # a bare host has no such program yet
+        raise
+    if status != 0:
+        raise FileError(f"{wanted.path} stays as it is: {words[0]} refuses the new one: {(errors or output).strip()}")
