@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-from ansible.plugins.loader import lookup_loader
+from ansible.template import generate_ansible_template_vars, trust_as_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -54,12 +54,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         lists = {name: {"type": "list", "elements": "dict", "default": []} for name in ("files", "units", "strays")}
+        words = {"type": "list", "elements": "str", "default": []}
         _, arguments = self.validate_argument_spec(
-            argument_spec={"packages": {"type": "list", "elements": "str", "default": []}, **lists}
+            argument_spec={**dict.fromkeys(("packages", "look_for"), words), **lists}
         )
         entries = {name: self._chosen(arguments[name]) for name in lists}
         sent: dict[str, Any] = {
             "packages": arguments["packages"],
+            "look_for": arguments["look_for"],
             "files": [self._rendered(entry, variables) for entry in entries["files"]],
             "units": [self._rendered(entry, variables) for entry in entries["units"]],
             "strays": entries["strays"],
@@ -89,9 +91,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return sent
 
     def _template(self, name: str, variables: Mapping[str, Any], further: Mapping[str, Any]) -> str:
-        lookup = lookup_loader.get("ansible.builtin.template", loader=self._loader, templar=self._templar)
-        text: str = lookup.run([name], variables={**variables, **further}, template_vars=dict(further))[0]
-        return text
+        path = Path(self._find_needle("templates", name))
+        own = generate_ansible_template_vars(name, fullpath=str(path))
+        templar = self._templar.copy_with_new_env(
+            searchpath=[str(path.parent)], available_variables={**own, **variables, **further}
+        )
+        text = trust_as_template(self._loader.get_text_file_contents(str(path)))
+        return str(templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True}) or "")
 
     def _source(self, name: str) -> str:
         return Path(self._find_needle("files", name)).read_text(encoding="utf-8")

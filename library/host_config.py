@@ -27,6 +27,11 @@ options:
     description: Goes on though packages are missing, as a dry run on a bare host has to.
     type: bool
     default: false
+  look_for:
+    description: Paths that are only looked for; RV(found) names those that are there before anything is changed.
+    type: list
+    elements: str
+    default: []
   files:
     description:
       - C(path), C(state) (file, directory, link, absent, line), C(content), C(target), C(owner), C(group), C(mode),
@@ -53,6 +58,10 @@ options:
 RETURN = r"""
 changed_files:
   description: Paths that were changed or removed.
+  type: list
+  returned: success
+found:
+  description: Paths of O(look_for) that are there.
   type: list
   returned: success
 missing_packages:
@@ -156,6 +165,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "packages": {"type": "list", "elements": "str", "default": []},
+            "look_for": {"type": "list", "elements": "str", "default": []},
             "without_packages": {"type": "bool", "default": False},
             **lists,
         },
@@ -166,6 +176,7 @@ def main() -> None:
     if missing and not module.params["without_packages"]:
         module.exit_json(changed=False, missing_packages=missing)
 
+    found = [path for path in module.params["look_for"] if os.path.lexists(path)]
     wanted = wanted_units(module)
     before = unit_states(module, [unit.name for unit in wanted])
     changes = apply_files(module, wanted_files(module, wanted))
@@ -196,6 +207,7 @@ def main() -> None:
     module.exit_json(
         changed=bool(changed or steps.handled or any(moved)),
         changed_files=changed,
+        found=found,
         missing_packages=missing,
         started=steps.start,
         restarted=steps.restart,

@@ -6,7 +6,7 @@ Runs on hosts, with the standard library. What systemd says of all units comes f
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,12 +170,16 @@ def plan(
 
     """
     paths = set(changed)
+    freed = _services_before_sockets(wanted, states)
     steps = Steps(reload=any(path.startswith(FOLDER) for path in paths))
     for unit in wanted:
         state = states.get(unit.name, UnitState())
         steps.reload |= state.stale
         if not unit.wait:
             steps.quietly.add(unit.name)
+        if unit.name in freed:
+            steps.stop.append(unit.name)
+            state = replace(state, active="inactive")
         if unit.state in {"stopped", "absent"}:
             if state.runs:
                 steps.stop.append(unit.name)
@@ -192,6 +196,17 @@ def plan(
             elif unit.restart != "no" and _differs(unit, state, paths, environment):
                 (steps.handled if unit.restart == "handler" else steps.restart).append(unit.name)
     return steps
+
+
+def _services_before_sockets(wanted: Sequence[WantedUnit], states: Mapping[str, UnitState]) -> set[str]:
+    """Name the services that run without the socket that they are meant to have: systemd makes none beside them."""
+    return {
+        unit.name
+        for unit in wanted
+        if states.get(unit.name, UnitState()).runs
+        and f"{unit.name.removesuffix('.service')}.socket" in {one.name for one in wanted if one.state == "started"}
+        and not states.get(f"{unit.name.removesuffix('.service')}.socket", UnitState()).runs
+    }
 
 
 def _differs(
