@@ -39,6 +39,14 @@ def worker_plan(
         raise AnsibleFilterError(f"worker_plan: {error}") from error
 
 
+def host_units(items: Sequence[Mapping[str, Any]], name: str, common: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a unit of the action ``host_config`` for each item: its name from the item's values, all else in common.
+
+    Templates find the item as ``item``. An example: ``[{'command': 'x'}] | host_units('{command}.timer', {...})``.
+    """
+    return [{**common, "name": name.format(**item), "vars": {"item": dict(item)}} for item in items]
+
+
 def postgresql_memory(memory_mb: int, shared_host: bool = False) -> dict[str, int]:
     """Return the memory settings of PostgreSQL in MB, from the memory of its host in MB."""
     try:
@@ -120,6 +128,7 @@ class FilterModule:
             "gpu_hosts": gpu_hosts,
             "gpu_report": gpu_report,
             "gpu_workers": gpu_workers,
+            "host_units": host_units,
             "worker_plan": worker_plan,
             "postgresql_memory": postgresql_memory,
             "redis_memory": redis_memory,

@@ -34,10 +34,19 @@ def test_names(filters: ModuleType) -> None:
         "gpu_hosts",
         "gpu_report",
         "gpu_workers",
+        "host_units",
         "worker_plan",
         "postgresql_memory",
         "redis_memory",
     }
+
+
+def test_a_unit_for_each_item(filters: ModuleType) -> None:
+    made = filters.host_units([{"command": "a"}, {"command": "b"}], "x-{command}.timer", {"restart": "no"})
+    assert made == [
+        {"name": "x-a.timer", "restart": "no", "vars": {"item": {"command": "a"}}},
+        {"name": "x-b.timer", "restart": "no", "vars": {"item": {"command": "b"}}},
+    ]
 
 
 def test_values(filters: ModuleType) -> None:
