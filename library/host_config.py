@@ -178,7 +178,8 @@ def main() -> None:
 
     found = [path for path in module.params["look_for"] if os.path.lexists(path)]
     wanted = wanted_units(module)
-    before = unit_states(module, [unit.name for unit in wanted])
+    # A template (`x@.service`) is no unit itself.
+    before = unit_states(module, [unit.name for unit in wanted if "@." not in unit.name])
     changes = apply_files(module, wanted_files(module, wanted))
     going = [unit for unit in wanted if unit.state == "absent" and os.path.lexists(unit.path)]
     changed = [change.path for change in changes] + [unit.path for unit in going]
