@@ -11,14 +11,16 @@
 
 Beside what the module of that name takes (library/host_config.py), an entry may have
 
-- ``template``, a template of the role, or ``source``, a file of the role, in place of ``content``;
+- ``template``, a template of the role, or ``source``, a file of the role or of the control machine, which may be
+  encrypted with Ansible's vault, in place of ``content``;
 - ``vars``, further variables of the template;
 - ``when``: an entry that is false is left out;
 - ``notify``, handlers to be told when this file changes, or when this unit runs from something older and its restart is
   theirs (``restart: handler``).
 
 Packages that are missing are installed by Ansible's own module, and only then is apt started. In check mode on a bare
-host what follows from a package, such as its user or its units, is taken for granted.
+host what follows from a package, such as its user or its units, is taken for granted, and no handler is told: there is
+nothing yet that it could reload.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible import constants
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
-from ansible.template import generate_ansible_template_vars, trust_as_template
+from ansible.template import trust_as_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +44,40 @@ LISTS_VALID = 86400
 #: Keys of an entry that stay on the control machine.
 OWN_KEYS = frozenset({"template", "source", "vars", "when", "notify"})
 
+_TEXT = {"type": "str"}
+_RAW_TEXT = {"type": "raw"}  # a number or a mapping would become a text that nobody has meant
+_LIST = {"type": "list", "elements": "str"}
+_SWITCH = {"type": "bool"}
+_OWN = {
+    "template": _TEXT,
+    "source": _TEXT,
+    "content": _RAW_TEXT,
+    "vars": {"type": "dict"},
+    "when": {"type": "bool", "default": True},
+    "notify": _LIST,
+}
+_FILE = {
+    **_OWN,
+    "path": {"type": "path", "required": True},
+    "state": {"type": "str", "choices": ["file", "directory", "link", "absent", "line", "made"]},
+    **dict.fromkeys(("target", "owner", "group", "replaces", "validate"), _TEXT),
+    "mode": _RAW_TEXT,
+    "command": _LIST,
+    "secret": _SWITCH,
+    "once": _SWITCH,
+}
+_UNIT = {
+    **_OWN,
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["started", "stopped", "enabled", "described", "absent"]},
+    "restart": {"type": "str", "choices": ["yes", "no", "handler"]},
+    "restart_on": _LIST,
+    "environment": {"type": "dict"},
+    "wait": _SWITCH,
+    "unless": _TEXT,
+}
+_STRAY = {"pattern": {"type": "str", "required": True}, "contains": _TEXT, "wait": _SWITCH}
+
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Renders, asks the host once, and says whom to notify."""
@@ -53,10 +89,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Make packages, files and units of a role what they are meant to be."""
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        lists = {name: {"type": "list", "elements": "dict", "default": []} for name in ("files", "units", "strays")}
-        words = {"type": "list", "elements": "str", "default": []}
+        lists = {"files": _FILE, "units": _UNIT, "strays": _STRAY}
         _, arguments = self.validate_argument_spec(
-            argument_spec={**dict.fromkeys(("packages", "look_for"), words), **lists}
+            argument_spec={
+                **{name: {"type": "list", "elements": "str", "default": []} for name in ("packages", "look_for")},
+                **{
+                    name: {"type": "list", "elements": "dict", "default": [], "options": options}
+                    for name, options in lists.items()
+                },
+            }
         )
         entries = {name: self._chosen(arguments[name]) for name in lists}
         sent: dict[str, Any] = {
@@ -76,31 +117,41 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             answer["changed"] = True
             answer["installed"] = installed
         result.update(answer)
-        self._notify(entries, result)
+        if not (installed and self._task.check_mode):
+            self._notify(entries, result)
         return result
 
     def _chosen(self, given: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return [dict(entry) for entry in given if boolean(entry.get("when", True))]
+        return [
+            {key: value for key, value in entry.items() if value is not None}
+            for entry in given
+            if entry.get("when", True)
+        ]
 
     def _rendered(self, entry: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
         sent = {key: value for key, value in entry.items() if key not in OWN_KEYS}
         if "template" in entry:
-            sent["content"] = self._template(str(entry["template"]), variables, entry.get("vars") or {})
+            sent["content"] = self._template(entry["template"], variables, entry.get("vars") or {})
         elif "source" in entry:
-            sent["content"] = self._source(str(entry["source"]))
+            sent["content"] = self._loader.get_text_file_contents(self._find_needle("files", entry["source"]))
+        for key in ("content", "mode"):
+            if not isinstance(sent.get(key, ""), str):
+                raise AnsibleActionFail(f"host_config: {key} of {entry.get('path', entry.get('name'))} is no text")
         return sent
 
     def _template(self, name: str, variables: Mapping[str, Any], further: Mapping[str, Any]) -> str:
-        path = Path(self._find_needle("templates", name))
-        own = generate_ansible_template_vars(name, fullpath=str(path))
-        templar = self._templar.copy_with_new_env(
-            searchpath=[str(path.parent)], available_variables={**own, **variables, **further}
+        """Render as Ansible's module `template` does; without copies of all variables, which its lookup makes."""
+        source = self._find_needle("templates", name)
+        folders = [Path(source).parent, *map(Path, variables.get("ansible_search_path", []))]
+        search = [str(path) for folder in folders for path in (folder / "templates", folder)]
+        known = {"ansible_managed": constants.DEFAULT_MANAGED_STR, **variables, **further}
+        templar = self._templar.copy_with_new_env(searchpath=search, available_variables=known)
+        text = templar.template(
+            trust_as_template(self._loader.get_text_file_contents(source)),
+            escape_backslashes=False,
+            overrides={"trim_blocks": True},
         )
-        text = trust_as_template(self._loader.get_text_file_contents(str(path)))
-        return str(templar.template(text, escape_backslashes=False, overrides={"trim_blocks": True}) or "")
-
-    def _source(self, name: str) -> str:
-        return Path(self._find_needle("files", name)).read_text(encoding="utf-8")
+        return "" if text is None else str(text)
 
     def _ask(self, sent: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = self._execute_module(
@@ -133,7 +184,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         concerned += [entry for entry in entries["units"] if entry["name"] in (result.get("handled") or ())]
         names: dict[str, None] = {}
         for entry in concerned:
-            notify = entry.get("notify") or ()
-            names.update(dict.fromkeys([notify] if isinstance(notify, str) else notify))
+            names.update(dict.fromkeys(entry.get("notify", ())))
         if names:
             self._task.notify = list(names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.host_config import files, units
@@ -34,8 +35,9 @@ options:
     default: []
   files:
     description:
-      - C(path), C(state) (file, directory, link, absent, line), C(content), C(target), C(owner), C(group), C(mode),
-        C(secret), C(validate), C(once). They are made in this order, so that a folder comes before its files.
+      - C(path), C(state) (file, directory, link, absent, line, made), C(content), C(replaces), C(command), C(target),
+        C(owner), C(group), C(mode), C(secret), C(validate), C(once). A folder comes before its files. Where one cannot
+        be what it is meant to be, no file is changed.
     type: list
     elements: dict
     default: []
@@ -93,9 +95,10 @@ def wanted_units(module: AnsibleModule) -> list[units.WantedUnit]:
     for entry in module.params["units"]:
         values = {key: value for key, value in entry.items() if key != "content"}
         values["restart_on"] = tuple(values.get("restart_on", ()))
+        values["environment"] = {name: str(value) for name, value in values.get("environment", {}).items()}
         wanted.append(units.WantedUnit(**values))
         if not units.is_unit_name(wanted[-1].name) or wanted[-1].state not in STATES:
-            module.fail_json(msg=f"{entry['name']}: no name of a unit, or a state that is none of {', '.join(STATES)}")
+            fail(module, f"{entry['name']}: no name of a unit, or a state that is none of {', '.join(STATES)}")
     for stray in module.params["strays"]:
         gone = units.strays(stray["pattern"], stray.get("contains", ""), (unit.name for unit in wanted))
         wanted += [units.WantedUnit(name, state="absent", wait=stray.get("wait", True)) for name in gone]
@@ -112,51 +115,48 @@ def wanted_files(module: AnsibleModule, wanted: list[units.WantedUnit]) -> list[
 
 
 def apply_files(module: AnsibleModule, wanted: list[files.WantedFile]) -> list[files.Change]:
-    """Make all files right; where one cannot be, those before it are, and the module fails with its reason."""
-    changes: list[files.Change] = []
+    """Make all files right, or none where one cannot be: the module fails with its reason."""
 
     def run(words: list[str]) -> tuple[int, str, str]:
         status, output, errors = module.run_command(words, handle_exceptions=False)
         return status, output, errors
 
-    for file in wanted:
-        try:
-            change = files.apply(file, check=module.check_mode, run=run)
-        except (files.FileError, OSError) as error:
-            module.fail_json(
-                msg=str(error),
-                changed=bool(changes),
-                changed_files=[one.path for one in changes],
-                failed_path=file.path,
-            )
-        if change is not None:
-            changes.append(change)
+    try:
+        changes: list[files.Change] = files.apply_all(wanted, check=module.check_mode, run=run)
+    except (files.FileError, OSError) as error:
+        fail(module, str(error))
     return changes
 
 
 def unit_states(module: AnsibleModule, names: list[str]) -> dict[str, units.UnitState]:
     """Ask systemd for all units at once; one that it has never heard of is among the answers too."""
+    # A template has no state, and systemctl refuses the question.
+    names = [name for name in names if "@." not in name]
     if not names:
         return {}
     question = ["systemctl", "show", f"--property={','.join(units.PROPERTIES)}", *names]
     status, output, errors = module.run_command(question)
     if status != 0:
-        module.fail_json(msg=f"systemd does not say which units run: {(errors or output).strip()}")
+        fail(module, f"systemd does not say which units run: {(errors or output).strip()}")
     states: dict[str, units.UnitState] = units.parse_show(output)
     return states
 
 
 def run_steps(module: AnsibleModule, steps: units.Steps, changed_files: list[str]) -> None:
-    """Call systemctl for what has to be done."""
+    """Call systemctl for what has to be done; where one call fails the others still get their turn."""
+    failed = []
     for command in steps.commands():
         status, output, errors = module.run_command(command)
         if status != 0:
-            module.fail_json(
-                msg=f"{' '.join(command)} ended with status {status}: {(errors or output).strip()}",
-                rc=status,
-                changed=True,
-                changed_files=changed_files,
-            )
+            failed.append(f"{' '.join(command)} ended with status {status}: {(errors or output).strip()}")
+    if failed:
+        fail(module, "; ".join(failed), changed=True, changed_files=changed_files)
+
+
+def fail(module: AnsibleModule, reason: str, **more: object) -> NoReturn:
+    """End with a reason, and without the arguments, which may hold secrets."""
+    module.fail_json(msg=reason, invocation={}, **more)
+    raise SystemExit(1)
 
 
 def main() -> None:
@@ -174,12 +174,11 @@ def main() -> None:
     )
     missing = missing_packages(module, module.params["packages"])
     if missing and not module.params["without_packages"]:
-        module.exit_json(changed=False, missing_packages=missing)
+        module.exit_json(changed=False, missing_packages=missing, invocation={})
 
     found = [path for path in module.params["look_for"] if os.path.lexists(path)]
     wanted = wanted_units(module)
-    # A template (`x@.service`) is no unit itself.
-    before = unit_states(module, [unit.name for unit in wanted if "@." not in unit.name])
+    before = unit_states(module, [unit.name for unit in wanted])
     changes = apply_files(module, wanted_files(module, wanted))
     going = [unit for unit in wanted if unit.state == "absent" and os.path.lexists(unit.path)]
     changed = [change.path for change in changes] + [unit.path for unit in going]
@@ -206,6 +205,7 @@ def main() -> None:
             heads = {"before_header": "units", "after_header": "units"}
             diff.append({**heads, "before": "", "after": f"{title} {' '.join(names)}\n"})
     module.exit_json(
+        invocation={},  # at -vvv what a module answers is shown, and its arguments may hold secrets
         changed=bool(changed or steps.handled or any(moved)),
         changed_files=changed,
         found=found,

@@ -1,7 +1,8 @@
 """Files, folders and links of a host: what differs from what is wanted, and how it becomes so.
 
 Runs on hosts, with the standard library. A file is written beside its place, with its owner and mode from the start,
-and renamed into place: no reader ever sees half of it, or a secret with the mode of another file.
+and renamed into place: no reader ever sees half of it, or a secret with the mode of another file. All files of a role
+are written and validated before the first is renamed: where one cannot be, none has changed.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import pwd
 import shlex
 import stat
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     # Runs a command: words in, (status, output, errors) out.
     Run = Callable[[list[str]], tuple[int, str, str]]
 
 #: Bytes of a file that a difference still shows.
 SHOWN_BYTES = 1 << 20
+
+#: Modes by state where none is named.
+MODES = {"directory": "0755", "made": "0600"}
 
 
 class FileError(RuntimeError):
@@ -36,12 +40,16 @@ class WantedFile:
 
     Attributes:
         path: absolute.
-        state: ``file``, ``directory``, ``link``, ``absent``, or ``line``: a file that has ``content`` as a line.
+        state: ``file``, ``directory``, ``link``, ``absent``; ``line``: a file that has ``content`` as a line; ``made``:
+            a file that ``command`` makes where it is missing.
         content: text of a file; of a line without its end.
+        replaces: text of lines that a line takes the place of.
+        command: words of the command that makes the file.
         target: where a link points to.
-        owner: name or number.
-        group: name or number.
-        mode: octal, as text.
+        owner: name or number. Default: root; for a line, that of the file.
+        group: name or number. Default: root; for a line, that of the file.
+        mode: octal, as text. Default: 0644; 0755 for a folder, 0600 for what a command makes; for a line, that of the
+            file.
         secret: whether a difference hides the content.
         validate: command, with ``%s`` for the new file, that ends with 0 where the file is right.
         once: a file that is there stays as it is.
@@ -51,10 +59,12 @@ class WantedFile:
     path: str
     state: str = "file"
     content: str = ""
+    replaces: str = ""
+    command: Sequence[str] = ()
     target: str = ""
-    owner: str = "root"
-    group: str = "root"
-    mode: str = "0644"
+    owner: str = ""
+    group: str = ""
+    mode: str = ""
     secret: bool = False
     validate: str = ""
     once: bool = False
@@ -68,6 +78,10 @@ class Change:
     before: str = ""
     after: str = ""
     notes: list[str] = field(default_factory=list)
+    #: The last step, which puts it in force.
+    commit: Callable[[], object] = field(default=lambda: None, repr=False, compare=False)
+    #: What was written beside it until then.
+    beside: str = ""
 
     def diff(self) -> dict[str, Any]:
         """Return it as Ansible shows differences."""
@@ -89,21 +103,56 @@ def account(name: str, table: Callable[[str], Any], key: str) -> int | None:
         return None
 
 
-def apply(wanted: WantedFile, *, check: bool, run: Run) -> Change | None:
-    """Make a path what is wanted; with ``check`` only look. Answers what changes, or None where all is right.
+def apply_all(wanted: Iterable[WantedFile], *, check: bool, run: Run) -> list[Change]:
+    """Make paths what is wanted, in their order; with ``check`` only look. Answers what changes.
+
+    Folders and what commands make come at once; files, links and removals once all of them are written and validated.
 
     Raises:
         FileError: a folder stands where a file is wanted or the other way round, the owner is unknown, the folder of a
-            file is missing, or the validation refuses the new content.
+            file is missing, a path is named twice, a command fails, or the validation refuses the new content.
 
     """
+    changes: list[Change] = []
+    seen = set()
+    try:
+        for one in wanted:
+            if one.path in seen:
+                raise FileError(f"{one.path} is named twice")
+            seen.add(one.path)
+            change = prepare(one, check=check, run=run)
+            if change is not None:
+                changes.append(change)
+        for change in changes:
+            change.commit()
+    finally:
+        for change in changes:
+            if change.beside:
+                Path(change.beside).unlink(missing_ok=True)
+    return changes
+
+
+def prepare(wanted: WantedFile, *, check: bool, run: Run) -> Change | None:
+    """Write what a path is to become beside it; its ``commit`` puts that in force. None where all is right."""
+    wanted = _with_defaults(wanted)
     if wanted.state == "absent":
         return _remove(wanted, check)
     if wanted.state == "link":
         return _link(wanted, check)
     if wanted.state == "directory":
         return _folder(wanted, check)
+    if wanted.state == "made":
+        return _made(wanted, check, run)
     return _file(wanted, check, run)
+
+
+def _with_defaults(wanted: WantedFile) -> WantedFile:
+    owner, group, mode = "root", "root", MODES.get(wanted.state, "0644")
+    if wanted.state == "line" and (found := _status(wanted.path)) is not None:
+        if not stat.S_ISREG(found.st_mode):
+            raise FileError(f"{wanted.path} is no plain file, and a line of it is wanted")
+        owner, group, mode = str(found.st_uid), str(found.st_gid), f"{stat.S_IMODE(found.st_mode):04o}"
+    return replace(wanted, owner=wanted.owner or owner, group=wanted.group or group, mode=wanted.mode or mode)
 
 
 def _status(path: str) -> os.stat_result | None:
@@ -119,9 +168,10 @@ def _remove(wanted: WantedFile, check: bool) -> Change | None:
         return None
     if stat.S_ISDIR(found.st_mode):
         raise FileError(f"{wanted.path} is a folder and is not removed: only files and links are")
+    change = Change(wanted.path, notes=["removed"])
     if not check:
-        Path(wanted.path).unlink()
-    return Change(wanted.path, notes=["removed"])
+        change.commit = Path(wanted.path).unlink
+    return change
 
 
 def _link(wanted: WantedFile, check: bool) -> Change | None:
@@ -131,12 +181,14 @@ def _link(wanted: WantedFile, check: bool) -> Change | None:
     before = str(Path(wanted.path).readlink()) if found is not None and stat.S_ISLNK(found.st_mode) else ""
     if before == wanted.target:
         return None
+    change = Change(wanted.path, f"-> {before}\n" if before else "", f"-> {wanted.target}\n")
     if not check:
         beside = Path(f"{wanted.path}.ansible-new")
         beside.unlink(missing_ok=True)
         beside.symlink_to(wanted.target)
-        beside.replace(wanted.path)
-    return Change(wanted.path, f"-> {before}\n" if before else "", f"-> {wanted.target}\n")
+        change.beside = str(beside)
+        change.commit = lambda: beside.replace(wanted.path)
+    return change
 
 
 def _numbers(wanted: WantedFile, check: bool) -> tuple[int | None, int | None]:
@@ -185,9 +237,38 @@ def _folder(wanted: WantedFile, check: bool) -> Change | None:
 
 
 def _give(path: str, wanted: WantedFile, numbers: tuple[int | None, int | None]) -> None:
+    """Set owner, group and mode, of nothing that a link leads to but a folder."""
+    follow = os.O_DIRECTORY if wanted.state == "directory" else os.O_NOFOLLOW
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | follow)
+    try:
+        _give_open(handle, wanted, numbers)
+    finally:
+        os.close(handle)
+
+
+def _give_open(handle: int, wanted: WantedFile, numbers: tuple[int | None, int | None]) -> None:
     uid, gid = numbers
-    os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid)
-    Path(path).chmod(int(wanted.mode, 8))
+    os.fchown(handle, -1 if uid is None else uid, -1 if gid is None else gid)
+    os.fchmod(handle, int(wanted.mode, 8))
+
+
+def _made(wanted: WantedFile, check: bool, run: Run) -> Change | None:
+    found = _status(wanted.path)
+    numbers = _numbers(wanted, check)
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        raise FileError(f"{wanted.path} is no file, and one is wanted there")
+    notes = _rights(wanted, found, numbers)
+    if found is not None and not notes:
+        return None
+    if found is None:
+        notes = [f"made by {wanted.command[0]}"]
+    if not check:
+        if found is None:
+            status, output, errors = run(list(wanted.command))
+            if status != 0:
+                raise FileError(f"{wanted.path} is not made: {wanted.command[0]} says {(errors or output).strip()}")
+        _give(wanted.path, wanted, numbers)
+    return Change(wanted.path, notes=notes)
 
 
 def _read(path: str) -> str:
@@ -197,9 +278,15 @@ def _read(path: str) -> str:
 def _text(wanted: WantedFile, before: str) -> str:
     if wanted.state != "line":
         return wanted.content
-    if wanted.content in before.splitlines():
+    lines = before.splitlines()
+    kept = [line for line in lines if line == wanted.content or not wanted.replaces or wanted.replaces not in line]
+    if kept == lines and wanted.content in lines:
         return before
-    return before + ("\n" if before and not before.endswith("\n") else "") + wanted.content + "\n"
+    if wanted.content not in kept:
+        # In the place of the first that it replaces, or else at the end.
+        place = next((number for number, line in enumerate(lines) if line not in kept), len(kept))
+        kept.insert(place, wanted.content)
+    return "\n".join(kept) + "\n"
 
 
 def _file(wanted: WantedFile, check: bool, run: Run) -> Change | None:
@@ -213,11 +300,14 @@ def _file(wanted: WantedFile, check: bool, run: Run) -> Change | None:
     notes = _rights(wanted, found, numbers) if plain else []
     if plain and before == after and not notes:
         return None
-    if not plain or before != after:
-        _write(wanted, after, numbers, check, run)
-    elif not check:
-        _give(wanted.path, wanted, numbers)
     change = Change(wanted.path, notes=notes)
+    if not plain or before != after:
+        beside = _write(wanted, after, numbers, check, run)
+        if beside:
+            change.beside = beside
+            change.commit = lambda: Path(beside).replace(wanted.path)
+    elif not check:
+        change.commit = lambda: _give(wanted.path, wanted, numbers)
     if before != after or not plain:
         if wanted.secret:
             change.notes.append("content changed (it holds a secret)")
@@ -236,27 +326,28 @@ def _write(
     numbers: tuple[int | None, int | None],
     check: bool,
     run: Run,
-) -> None:
+) -> str:
+    """Write and validate a file beside its place; answers where, or nothing where it is not to be put in force."""
     folder = Path(wanted.path).parent
-    if not folder.is_dir():
-        if check:
-            return
+    if not folder.is_dir() and not check:
         raise FileError(f"{folder} is missing, so {wanted.path} cannot be written: name the folder before its files")
     if check and not wanted.validate:
-        return
+        return ""
     # Beside the file, so that the renaming is one step; of a dry run nothing stays on the host.
     handle, beside = tempfile.mkstemp(prefix=".ansible-", dir=None if check else folder)
+    ready = False
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)
-        if not check:
-            _give(beside, wanted, numbers)
+            if not check:
+                _give_open(handle, wanted, numbers)
         if wanted.validate:
             _validate(wanted, beside, check, run)
-        if not check:
-            Path(beside).replace(wanted.path)
+        ready = not check
     finally:
-        Path(beside).unlink(missing_ok=True)
+        if not ready:
+            Path(beside).unlink(missing_ok=True)
+    return beside if ready else ""
 
 
 def _validate(wanted: WantedFile, beside: str, check: bool, run: Run) -> None:
@@ -268,4 +359,5 @@ def _validate(wanted: WantedFile, beside: str, check: bool, run: Run) -> None:
             return  # a bare host has no such program yet
         raise
     if status != 0:
-        raise FileError(f"{wanted.path} stays as it is: {words[0]} refuses the new one: {(errors or output).strip()}")
+        reason = "its words may hold the secret" if wanted.secret else (errors or output).strip()
+        raise FileError(f"{wanted.path} stays as it is: {words[0]} refuses the new one: {reason}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 #: What is asked of each unit.
-PROPERTIES = ("Id", "LoadState", "ActiveState", "UnitFileState", "MainPID", "NeedDaemonReload")
+PROPERTIES = ("Names", "LoadState", "ActiveState", "UnitFileState", "MainPID", "NeedDaemonReload")
 
 #: A unit file in one of these states starts by itself, or by others: the answer of ``systemctl is-enabled`` is 0.
 ENABLED = frozenset({"enabled", "enabled-runtime", "static", "alias", "indirect", "generated"})
@@ -120,14 +120,14 @@ def parse_show(output: str) -> dict[str, UnitState]:
     states = {}
     for paragraph in output.strip().split("\n\n"):
         values = dict(line.partition("=")[::2] for line in paragraph.splitlines() if "=" in line)
-        if "Id" in values:
-            states[values["Id"]] = UnitState(
-                loaded=values.get("LoadState") == "loaded",
-                active=values.get("ActiveState", "inactive"),
-                enabled=values.get("UnitFileState", "") in ENABLED,
-                process=int(values.get("MainPID") or 0),
-                stale=values.get("NeedDaemonReload") == "yes",
-            )
+        state = UnitState(
+            loaded=values.get("LoadState") == "loaded",
+            active=values.get("ActiveState", "inactive"),
+            enabled=values.get("UnitFileState", "") in ENABLED,
+            process=int(values.get("MainPID") or 0),
+            stale=values.get("NeedDaemonReload") == "yes",
+        )
+        states.update(dict.fromkeys(values.get("Names", "").split(), state))
     return states
 
 

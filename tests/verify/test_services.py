@@ -193,7 +193,7 @@ def test_new_clients_are_let_in_without_a_restart(
         "--extra-vars",
         json.dumps({"postgresql_clients": clients, "redis_clients": clients}),
     )
-    assert any("Let in the hosts" in change for change in run.changed)
+    assert any("configure PostgreSQL" in change for change in run.changed)
     assert inventory.address("stranger") in host.check_output(
         "runuser -u postgres -- psql -X -A -t -c %s", "SELECT string_agg(address, ' ') FROM pg_hba_file_rules"
     )

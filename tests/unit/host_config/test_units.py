@@ -1,0 +1,123 @@
+"""Units of a host: each is enabled, started or restarted where it has to be, and no other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from module_utils.host_config.units import Steps, UnitState, WantedUnit, is_unit_name, parse_show, plan, strays
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUNS = UnitState(loaded=True, active="active", enabled=True, process=7)
+UNIT = "/etc/systemd/system/a.service"
+
+
+def steps(*wanted: WantedUnit, changed: tuple[str, ...] = (), held: bool = False, **states: UnitState) -> Steps:
+    known = {f"{name}.service": state for name, state in states.items()}
+    environment = {"RELEASE": "old"}
+    return plan(wanted, known, changed, environment=lambda _: environment, held=lambda _: held)
+
+
+def test_what_runs_as_wanted_needs_nothing() -> None:
+    assert steps(WantedUnit("a.service"), changed=("/etc/other",), a=RUNS) == Steps()
+
+
+def test_a_new_unit_is_enabled_and_started() -> None:
+    found = steps(WantedUnit("a.service"), changed=(UNIT,))
+    assert found == Steps(reload=True, enable=["a.service"], start=["a.service"])
+    assert found.commands() == [
+        ["systemctl", "daemon-reload"],
+        ["systemctl", "--quiet", "enable", "a.service"],
+        ["systemctl", "start", "a.service"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unit", "changed", "restarted", "handled"),
+    [
+        ({}, (UNIT,), True, False),
+        ({"restart": "no"}, (UNIT,), False, False),
+        ({"restart": "handler"}, (UNIT,), False, True),
+        ({"restart_on": ("/etc/a.conf",)}, ("/etc/a.conf",), True, False),
+        ({}, ("/etc/a.conf",), False, False),
+        ({"environment": {"RELEASE": "new"}}, (), True, False),
+        ({"environment": {"RELEASE": "old"}}, (), False, False),
+        ({"environment": {"RELEASE": "new"}, "restart": "handler"}, (), False, True),
+    ],
+)
+def test_a_unit_that_runs_from_something_older(
+    unit: dict[str, Any], changed: tuple[str, ...], restarted: bool, handled: bool
+) -> None:
+    found = steps(WantedUnit("a.service", **unit), WantedUnit("b.service"), changed=changed, a=RUNS, b=RUNS)
+    assert (found.restart, found.handled) == (["a.service"] * restarted, ["a.service"] * handled)
+    assert (found.start, found.stop, found.enable) == ([], [], [])
+
+
+def test_a_drop_in_is_read_and_restarts_nothing() -> None:
+    assert steps(WantedUnit("a.service"), changed=(f"{UNIT}.d/x.conf",), a=RUNS) == Steps(reload=True)
+
+
+def test_a_unit_that_ended_is_started_not_restarted() -> None:
+    ended = UnitState(loaded=True, active="failed", enabled=True)
+    assert steps(WantedUnit("a.service"), changed=(UNIT,), a=ended) == Steps(reload=True, start=["a.service"])
+
+
+def test_nobody_waits_for_the_quiet_ones() -> None:
+    found = steps(WantedUnit("a.service", wait=False), WantedUnit("b.service"))
+    assert found.commands()[1:] == [
+        ["systemctl", "start", "b.service"],
+        ["systemctl", "start", "--no-block", "a.service"],
+    ]
+
+
+def test_a_folder_that_holds_something_keeps_a_unit_at_rest() -> None:
+    unit = WantedUnit("a.service", unless="/run/rests")
+    stopped = UnitState(loaded=True, enabled=True)
+    assert steps(unit, held=True, a=stopped) == Steps()
+    assert steps(unit, held=True, changed=(UNIT,), a=RUNS) == Steps(reload=True)
+    assert steps(unit, held=False, a=stopped).start == ["a.service"]
+
+
+@pytest.mark.parametrize(
+    ("state", "stop", "disable"), [("stopped", True, True), ("absent", True, True), ("described", False, False)]
+)
+def test_units_that_are_not_to_run(state: str, stop: bool, disable: bool) -> None:
+    found = steps(WantedUnit("a.service", state=state), a=RUNS)
+    assert found == Steps(stop=["a.service"] * stop, disable=["a.service"] * disable)
+    assert steps(WantedUnit("a.service", state=state)) == Steps(), "one that is not there"
+
+
+def test_enabled_is_no_start() -> None:
+    assert steps(WantedUnit("a.service", state="enabled")) == Steps(enable=["a.service"])
+
+
+def test_what_systemd_says_is_found_by_each_name() -> None:
+    shown = (
+        "Names=redis.service redis-server.service\nLoadState=loaded\nActiveState=active\nUnitFileState=enabled\n"
+        "MainPID=12\nNeedDaemonReload=no\n\n"
+        "Names=nope.service\nLoadState=not-found\nActiveState=inactive\nUnitFileState=\nMainPID=0\n"
+        "NeedDaemonReload=no\n"
+    )
+    running = UnitState(loaded=True, active="active", enabled=True, process=12)
+    assert parse_show(shown) == {
+        "redis.service": running,
+        "redis-server.service": running,
+        "nope.service": UnitState(),
+    }
+
+
+def test_strays_are_units_of_ours_that_nobody_wants(tmp_path: Path) -> None:
+    for name, text in {"w@a.service": "ours", "w@b.service": "ours", "w@c.service": "another's", "x": "ours"}.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "w@d.service").symlink_to("w@b.service")
+    assert strays("w@*.service", "ours", ["w@a.service"], tmp_path) == ["w@b.service"]
+
+
+@pytest.mark.parametrize("name", ["a", "../a.service", "a b.service", "a.conf", ""])
+def test_names_that_are_no_units(name: str) -> None:
+    assert not is_unit_name(name)
+    assert is_unit_name(r"dev-disk-by\x2did.mount")
+    assert is_unit_name("w@gpu0-2g.10gb-0.service")
