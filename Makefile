@@ -15,7 +15,8 @@ MACHINE_SCENARIOS := storage
 # Those with tests of the second tier, marked `fault` (tests/README.md).
 FAULT_SCENARIOS := cluster storage backup compute
 # What `make test` and `make test-faults` run, two at a time: the longest first, so that at the end no lane is idle for long.
-STEPS := molecule-cluster molecule-storage molecule-single molecule-compute molecule-backup lint unit molecule-services molecule-base
+STEPS := molecule-cluster molecule-storage molecule-single molecule-compute molecule-backup \
+  lint unit molecule-services molecule-base
 FAULT_STEPS := $(addprefix faults-,$(FAULT_SCENARIOS)) mutation
 # A step that takes longer hangs: it is ended, and the others go on.
 STEP_MINUTES ?= 40
