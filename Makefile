@@ -12,9 +12,15 @@ PYTHON ?= python3
 SCENARIOS := cluster compute backup single services base
 # Scenarios of virtual machines.
 MACHINE_SCENARIOS := storage
-# What CI runs, two at a time: the two longest first, so that at the end no lane is idle for long, then those that fail soonest.
-STEPS := $(addprefix molecule-,$(MACHINE_SCENARIOS) $(firstword $(SCENARIOS))) lint unit \
-  $(addprefix molecule-,$(wordlist 2,$(words $(SCENARIOS)),$(SCENARIOS)))
+# Those with tests of the second tier, marked `fault` (tests/README.md).
+FAULT_SCENARIOS := cluster storage backup compute
+# What `make test` and `make test-faults` run, two at a time: the longest first, so that at the end no lane is idle for long.
+STEPS := molecule-cluster molecule-storage molecule-single molecule-compute molecule-backup \
+  lint unit molecule-services molecule-base
+FAULT_STEPS := $(addprefix faults-,$(FAULT_SCENARIOS)) mutation
+# A step that takes longer hangs: it is ended, and the others go on.
+STEP_MINUTES ?= 40
+FAULT_STEP_MINUTES ?= 100
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
@@ -92,6 +98,7 @@ unit: venv ## Run the unit tests
 molecule: $(addprefix molecule-,$(SCENARIOS) $(MACHINE_SCENARIOS)) ## Run every Molecule scenario
 
 .PHONY: $(addprefix molecule-,$(SCENARIOS) $(MACHINE_SCENARIOS))
+$(addprefix molecule-,$(SCENARIOS) $(MACHINE_SCENARIOS)): export PYTEST_ADDOPTS += -m "not fault"
 $(addprefix molecule-,$(SCENARIOS)): molecule-%: venv image stand-in
 	@molecule test --scenario-name $*
 
@@ -102,9 +109,26 @@ molecule-%: ## Run one Molecule scenario: base, services, single, compute, clust
 	@echo "There is no scenario $*; there are: $(SCENARIOS) $(MACHINE_SCENARIOS)" >&2
 	exit 2
 
+# Deployed without the dry run and the second run of the first tier.
+.PHONY: $(addprefix faults-,$(FAULT_SCENARIOS))
+$(addprefix faults-,$(FAULT_SCENARIOS)): export PYTEST_ADDOPTS += -m fault
+$(addprefix faults-,$(FAULT_SCENARIOS)): faults-%: venv image stand-in
+	@molecule destroy --scenario-name $*
+	trap 'molecule destroy --scenario-name $*' EXIT
+	molecule converge --scenario-name $*
+	molecule verify --scenario-name $*
+
+faults-%: ## Run the tests of the second tier of one scenario: cluster, storage, backup or compute
+	@echo "There are no such tests of $*, but of: $(FAULT_SCENARIOS)" >&2
+	exit 2
+
 .PHONY: test
 test: venv ## Run lint, unit tests and every scenario, as CI does
-	@tests/run-all $(STEPS)
+	@tests/run-all $(STEP_MINUTES) $(STEPS)
+
+.PHONY: test-faults
+test-faults: venv ## Run what waits, kills, floods or repeats (before a release, and each night)
+	@tests/run-all $(FAULT_STEP_MINUTES) $(FAULT_STEPS)
 
 .PHONY: integration
 integration: venv stand-in ## Test the cluster's package beside databases and workers that go (not part of make test)

@@ -89,6 +89,7 @@ def test_drained_host_ends_its_job_and_takes_no_more(
     assert "a new fan" in status
 
 
+@pytest.mark.fault
 def test_drained_host_stays_drained_after_a_boot(inventory: Inventory, connect: Callable[[str], Any]) -> None:
     host = inventory.compute[0]
     drained = play(inventory, DRAIN, "--extra-vars", f"host={host}")
@@ -105,6 +106,7 @@ def test_drained_host_stays_drained_after_a_boot(inventory: Inventory, connect: 
     assert play(inventory, RESUME, "--extra-vars", f"host={host}").changed == [], resumed.output
 
 
+@pytest.mark.fault
 def test_inventory_drains_and_resumes(inventory: Inventory, connect: Callable[[str], Any], tmp_path: Path) -> None:
     host = inventory.compute[1]
     more = tmp_path / "more.yml"
@@ -122,6 +124,7 @@ def test_inventory_drains_and_resumes(inventory: Inventory, connect: Callable[[s
     assert play(inventory, "playbooks/deploy-application.yml", "--limit", host).changed == []
 
 
+@pytest.mark.fault
 @pytest.mark.usefixtures("resumed")
 def test_jobs_that_run_too_long_begin_again_elsewhere(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
@@ -137,6 +140,7 @@ def test_jobs_that_run_too_long_begin_again_elsewhere(
     assert starts(report) == [f"gpu@{host}", f"gpu@{other}"]
 
 
+@pytest.mark.fault
 @pytest.mark.usefixtures("resumed")
 def test_jobs_that_run_too_long_end_with_a_reason(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]

@@ -123,6 +123,7 @@ def states(database: Database, document: int) -> list[int]:
     return [row["state"] for row in rows]
 
 
+@pytest.mark.fault
 def test_bounds_of_one_user(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any], document: Trained
 ) -> None:

@@ -123,6 +123,7 @@ def test_all_workers_are_watched_and_their_jobs_die_first(inventory: Inventory, 
                 assert host.file(f"/proc/{child}/oom_score_adj").content_string.strip() == "500"
 
 
+@pytest.mark.fault
 def test_a_worker_that_is_stuck_starts_anew_and_its_job_ends_once(
     site: Site, database: Database, trainers: dict[str, Any]
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_worker_that_is_stuck_starts_anew_and_its_job_ends_once(
     assert "Fatal Python error: Aborted" in text
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "stop", ["systemctl stop --no-block", "systemctl kill --kill-whom=main --signal=TERM"], ids=["systemd", "itself"]
 )
@@ -167,6 +169,7 @@ def test_a_worker_that_stops_ends_its_job_however_long_that_takes(
     await_active(host)
 
 
+@pytest.mark.fault
 def test_starts_that_fail_wait_longer_each_time(inventory: Inventory, connect: Callable[[str], Any]) -> None:
     host, unit = connect(inventory.compute[0]), "escriptorium-worker@live.service"
     said = "3 starts in a row did not last a minute: the next one is in 10 s"
@@ -182,11 +185,14 @@ def test_starts_that_fail_wait_longer_each_time(inventory: Inventory, connect: C
     assert active(host, unit)
 
 
-@pytest.mark.parametrize("victim", ["job", "worker"])
-def test_a_job_that_kills_is_given_up(site: Site, database: Database, trainers: dict[str, Any], victim: str) -> None:
+@pytest.mark.parametrize("victim", ["job", pytest.param("worker", marks=pytest.mark.fault)])
+def test_a_job_that_kills_is_given_up(
+    site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any], victim: str
+) -> None:
+    hosts = {name: connect(name) for name in inventory.compute}
     training = Training(site, database, f"hold-600 kills its {victim}")
     for start in range(1, STARTS + 1):
-        host = trainers[training.running(start)]
+        host = hosts[training.running(start)]
         (main,) = show(host, UNIT, "MainPID")
         if victim == "worker":
             host.check_output(f"kill -KILL {main}")
@@ -195,7 +201,7 @@ def test_a_job_that_kills_is_given_up(site: Site, database: Database, trainers: 
     report = training.ended(ERROR)
     assert f"given up: this job's process was killed {STARTS} times" in report["messages"]
     assert len(training.hosts()) == STARTS + 1, "the last one is refused before the job begins"
-    for host in trainers.values():
+    for host in hosts.values():
         await_active(host)
     after = Training(site, database, f"after the killed {victim}")
     after.ended(DONE)
@@ -231,6 +237,7 @@ def bounded(host: Any) -> Iterator[None]:
         pytest.skip("the containers of this computer cannot bound memory")
 
 
+@pytest.mark.fault
 def test_a_job_that_needs_too_much_memory_is_given_up_and_nothing_else_dies(
     site: Site, database: Database, trainers: dict[str, Any]
 ) -> None:

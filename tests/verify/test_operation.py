@@ -165,6 +165,7 @@ def answers(connect: Callable[[str], Any], frontend: str, nodes: list[str], time
     )
 
 
+@pytest.mark.fault
 def test_other_compute_host_takes_over(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
@@ -223,6 +224,7 @@ def test_worker_waits_for_a_broker_that_is_away(inventory: Inventory, connect: C
     assert answer.rc == 0, answer.stdout
 
 
+@pytest.mark.fault
 def test_compute_host_comes_back_after_a_power_cut(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:

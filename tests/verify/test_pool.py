@@ -185,6 +185,7 @@ def broker_answers(join: Join) -> bool:
     return reaches(join.inventory.connect(NEW), join.inventory.address(join.inventory.frontend), 6379)
 
 
+@pytest.mark.fault
 def test_host_that_is_deleted_gives_its_jobs_back(
     join: Join, site: Site, database: Database, inventory: Inventory
 ) -> None:
@@ -206,6 +207,7 @@ def test_host_that_is_deleted_gives_its_jobs_back(
     await_let_in(join)
 
 
+@pytest.mark.fault
 def test_dead_host_is_removed_without_a_connection(
     join: Join, site: Site, database: Database, inventory: Inventory, frontend: Any
 ) -> None:

@@ -23,7 +23,7 @@ from support import CANCELED, DONE, ERROR, Database, Inventory, Site, play, wait
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.scenario("cluster")
+pytestmark = [pytest.mark.scenario("cluster"), pytest.mark.fault]
 
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 MINUTES = float(os.environ.get("SOAK_MINUTES", "3"))

@@ -402,6 +402,7 @@ def exported_pool(storage: Guest) -> Iterator[None]:
         storage.run("systemctl start nfs-server.service")
 
 
+@pytest.mark.fault
 def test_pool_under_other_device_names_is_the_same(
     inventory: Inventory, declared: dict[str, Any], storage: Guest
 ) -> None:
@@ -416,6 +417,7 @@ def test_pool_under_other_device_names_is_the_same(
     assert zfs_pool(inventory, declared)["changed"] is False
 
 
+@pytest.mark.fault
 def test_exported_pool_is_imported(inventory: Inventory, declared: dict[str, Any], storage: Guest) -> None:
     with exported_pool(storage):
         asked = zfs_pool(inventory, declared, check=True)
@@ -482,6 +484,7 @@ def replace_disk(inventory: Inventory, storage: Guest, wanted: dict[str, Any]) -
     assert (again["changed"], again["drift"]) == (False, [])
 
 
+@pytest.mark.fault
 def test_disk_is_replaced_by_another(inventory: Inventory, declared: dict[str, Any], storage: Guest) -> None:
     """The steps of docs/storage.md, for a disk that a spare stands in for."""
     renamed = json.loads(json.dumps(declared).replace("HARDDISK_b4", "HARDDISK_spare3"))
@@ -499,6 +502,7 @@ def test_disk_is_replaced_by_another(inventory: Inventory, declared: dict[str, A
     )
 
 
+@pytest.mark.fault
 def test_storage_host_loses_its_power_during_writes(writing: Any, storage: Guest, client: Guest) -> None:
     files = writing()
     files.await_written(5)
@@ -514,6 +518,7 @@ def test_storage_host_loses_its_power_during_writes(writing: Any, storage: Guest
     assert client.run("findmnt --noheadings --types nfs4 --mountpoint /srv/escriptorium")
 
 
+@pytest.mark.fault
 def test_network_is_cut_during_writes(writing: Any, storage: Guest) -> None:
     files = writing()
     files.await_written(3)
@@ -538,6 +543,7 @@ def no_snapshots(storage: Guest) -> Iterator[None]:
         storage.run("systemctl start sanoid.timer")
 
 
+@pytest.mark.fault
 def test_full_quota_is_told_and_harms_nothing(writing: Any, storage: Guest, client: Guest) -> None:
     files = writing(pause=0)
     files.await_written(5)
@@ -590,6 +596,7 @@ def second_client(client: Guest) -> Iterator[str]:
         )
 
 
+@pytest.mark.fault
 def test_only_hosts_of_the_inventory_mount(
     writing: Any, storage: Guest, client: Guest, inventory: Inventory, tmp_path: Path
 ) -> None:
@@ -716,6 +723,7 @@ def test_one_file_comes_back_from_a_snapshot(storage: Guest, client: Guest) -> N
 # ---- growth: last, since a series of disks stays for ever -----------------------------------------------------------
 
 
+@pytest.mark.fault
 def test_pool_grows(inventory: Inventory, declared: dict[str, Any], storage: Guest) -> None:
     if len(data_vdevs(storage)) > 2:
         pytest.skip("the pool was grown by an earlier run")

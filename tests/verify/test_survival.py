@@ -111,6 +111,7 @@ def test_a_host_that_is_away_for_a_moment_keeps_its_job(
     assert len(starts(finished_once(database, inventory, connect, document))) == 1
 
 
+@pytest.mark.fault
 def test_a_host_is_declared_dead_by_hand(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:

@@ -311,10 +311,8 @@ def test_a_worker_ends_its_job_on_the_release_before(upgraded: Beside) -> None:
     assert "ends its job on the release before" in upgraded.run.output
 
 
-def test_workers_run_the_new_release_when_their_jobs_have_ended(
-    upgraded: Beside, inventory: Inventory, connect: Callable[[str], Any]
-) -> None:
-    assert upgraded
+def await_release(inventory: Inventory, connect: Callable[[str], Any]) -> None:
+    """Wait until every worker has ended its job and runs the release that is the current one."""
     for name in inventory.compute:
         host = connect(name)
         current = host.check_output("readlink --canonicalize /opt/escriptorium/current")
@@ -326,8 +324,19 @@ def test_workers_run_the_new_release_when_their_jobs_have_ended(
         wait_for(f"the workers of {name} to run the new release", everywhere, timeout=120)
 
 
-def test_a_second_upgrade_changes_nothing(upgraded: Beside, inventory: Inventory, releases: Releases) -> None:
+def test_workers_run_the_new_release_when_their_jobs_have_ended(
+    upgraded: Beside, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
     assert upgraded
+    await_release(inventory, connect)
+
+
+@pytest.mark.fault
+def test_a_second_upgrade_changes_nothing(
+    upgraded: Beside, inventory: Inventory, releases: Releases, connect: Callable[[str], Any]
+) -> None:
+    assert upgraded
+    await_release(inventory, connect)
     assert play(inventory, "playbooks/upgrade.yml", *releases.arguments(releases.added)).changed == []
 
 
@@ -348,6 +357,7 @@ def test_roll_back_takes_less_than_a_minute(rolled_back: Beside) -> None:
     assert 0 < rolled_back.seconds < WAY_BACK
 
 
+@pytest.mark.fault
 def test_a_release_that_was_rolled_back_does_not_come_again_by_itself(
     rolled_back: Beside, inventory: Inventory, releases: Releases, site: Site
 ) -> None:
@@ -357,6 +367,7 @@ def test_a_release_that_was_rolled_back_does_not_come_again_by_itself(
     assert shown(site) == "own"
 
 
+@pytest.mark.fault
 def test_the_inventory_describes_what_runs_after_the_way_back(rolled_back: Beside, inventory: Inventory) -> None:
     assert rolled_back
     assert play(inventory, "playbooks/deploy-application.yml").changed == []
@@ -368,6 +379,7 @@ def test_there_is_nothing_to_roll_back_twice(rolled_back: Beside, inventory: Inv
     assert "No upgrade is noted" in run.output
 
 
+@pytest.mark.fault
 def test_migrations_that_jobs_may_not_outlive_are_refused(
     inventory: Inventory, releases: Releases, site: Site, database: Database
 ) -> None:
@@ -378,6 +390,7 @@ def test_migrations_that_jobs_may_not_outlive_are_refused(
     assert not database.rows("SELECT 1 AS row FROM django_migrations WHERE name = '0005_bound'")
 
 
+@pytest.mark.fault
 def test_a_migration_that_fails_changes_nothing_and_all_goes_on(
     inventory: Inventory, releases: Releases, site: Site, database: Database
 ) -> None:
@@ -401,11 +414,13 @@ def paused(surroundings: Surroundings, releases: Releases) -> Beside:
     return surroundings.play("playbooks/upgrade.yml", *arguments, wanted="bound", early=20)
 
 
+@pytest.mark.fault
 def test_requests_wait_for_such_migrations_and_none_is_lost(paused: Beside, site: Site) -> None:
     assert_nothing_lost(paused)
     assert shown(site) == "bound"
 
 
+@pytest.mark.fault
 def test_a_way_back_that_loses_something_is_refused(paused: Beside, inventory: Inventory, database: Database) -> None:
     assert paused
     database.frontend.check_output(
@@ -422,6 +437,7 @@ def test_a_way_back_that_loses_something_is_refused(paused: Beside, inventory: I
     assert "playbooks/restore.yml -e restore_target_time=" in run.output
 
 
+@pytest.mark.fault
 def test_migrations_are_taken_back_where_nothing_is_lost(
     paused: Beside, surroundings: Surroundings, database: Database, inventory: Inventory
 ) -> None:
