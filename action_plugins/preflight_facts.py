@@ -1,7 +1,7 @@
 """Action `preflight_facts`: refuse hosts that cannot carry the platform, all problems of all hosts in one list.
 
-Takes the names of two registered results: ``disk`` of ``df --output=avail -B1 /opt /opt/escriptorium/current`` on each
-host, and ``gpu`` of the lines "version of the loaded driver" and "bytes of /dev/shm" on hosts with cards.
+Takes the name of a registered result, ``seen``: the lines of ``df --output=avail -B1 /opt /opt/escriptorium/current`` of
+each host, and on hosts with cards the line ``driver``, the version of the loaded driver, and the bytes of /dev/shm.
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.
@@ -34,15 +34,22 @@ def number(value: Any) -> int | None:
         return None
 
 
+def _parts(result: Any) -> tuple[list[str], list[str]]:
+    """Return the lines of df, and those of the driver."""
+    lines = [str(line).strip() for line in (result or {}).get("stdout_lines") or []]
+    place = lines.index("driver") if "driver" in lines else len(lines)
+    return lines[:place], lines[place + 1 :]
+
+
 def disk_space(result: Any) -> tuple[int | None, bool]:
     """(free bytes under /opt, whether a release is there) from the lines of df: a heading, /opt, the release."""
-    lines = [str(line).strip() for line in (result or {}).get("stdout_lines") or []][1:]
-    return (number(lines[0]) if lines else None), len(lines) > 1
+    lines, _ = _parts(result)
+    return (number(lines[1]) if len(lines) > 1 else None), len(lines) > 2
 
 
 def gpu_state(result: Any) -> tuple[str, int | None]:
     """(version of the loaded driver, bytes of /dev/shm) from the two lines; nothing for a host without cards."""
-    lines = [str(line).strip() for line in (result or {}).get("stdout_lines") or []]
+    _, lines = _parts(result)
     return (lines[0], number(lines[1])) if len(lines) > 1 else ("", None)
 
 
@@ -57,7 +64,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         _, arguments = self.validate_argument_spec(
-            argument_spec={name: {"type": "str", "required": True} for name in ("disk", "gpu")}
+            argument_spec={"seen": {"type": "str", "required": True}}
         )
 
         hosts = [self._host(name, variables, arguments) for name in variables["ansible_play_hosts"]]
@@ -76,8 +83,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _host(self, name: str, variables: Mapping[str, Any], registered: Mapping[str, str]) -> Any:
         own = variables["hostvars"][name]
-        free, has_release = disk_space(own.get(registered["disk"], None))
-        driver, shared_memory = gpu_state(own.get(registered["gpu"], None))
+        seen = own.get(registered["seen"], None)
+        free, has_release = disk_space(seen)
+        driver, shared_memory = gpu_state(seen)
         try:
             facts = own["ansible_facts"]
             described = platform_inventory.HostFacts(

@@ -114,6 +114,7 @@ def test_wrong_input_is_an_error_of_ansible(filters: ModuleType) -> None:
     [
         ({"stdout_lines": ["  Avail", " 1000"]}, (1000, False)),
         ({"stdout_lines": ["  Avail", " 1000", " 1000"]}, (1000, True)),
+        ({"stdout_lines": ["Avail", "1000", "driver", "535.1", "67108864"]}, (1000, False)),
         ({"skipped": True}, (None, False)),
         (None, (None, False)),
     ],
@@ -121,3 +122,16 @@ def test_wrong_input_is_an_error_of_ansible(filters: ModuleType) -> None:
 def test_disk_space_is_read_from_df(root: Path, result: object, expected: tuple[int | None, bool]) -> None:
     action = load(root / "action_plugins" / "preflight_facts.py")
     assert action.disk_space(result) == expected
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["Avail", "1000", "1000"], ("", None)),
+        (["Avail", "1000", "driver", "535.1", "67108864"], ("535.1", 67108864)),
+        (["Avail", "1000", "1000", "driver", "", "67108864"], ("", 67108864)),
+    ],
+)
+def test_driver_is_read_behind_df(root: Path, lines: list[str], expected: tuple[str, int | None]) -> None:
+    action = load(root / "action_plugins" / "preflight_facts.py")
+    assert action.gpu_state({"stdout_lines": lines}) == expected
