@@ -116,6 +116,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             answer = self._ask({**sent, "without_packages": True}, variables)
             answer["changed"] = True
             answer["installed"] = installed
+            heads = {"before_header": "packages", "after_header": "packages"}
+            shown = {**heads, "before": "", "after": f"install {' '.join(installed)}\n"}
+            answer["diff"] = [shown, *answer.get("diff", [])]
         result.update(answer)
         if not (installed and self._task.check_mode):
             self._notify(entries, result)
