@@ -134,6 +134,10 @@ test-faults: venv ## Run what waits, kills, floods or repeats (before a release,
 integration: venv stand-in ## Test the cluster's package beside databases and workers that go (not part of make test)
 	@tests/integration-run
 
+.PHONY: mutation
+mutation: venv $(if $(filter unit,$(ONLY)),,image stand-in) ## Break everything on purpose; tests must notice (ONLY=unit, integration, scenarios)
+	@python tests/tools/mutation.py $(if $(ONLY),--only "$(ONLY)")
+
 .PHONY: acceptance
 acceptance: venv image ## Deploy the real eScriptorium (ESCRIPTORIUM_REPO=...) and work with it
 	@tests/acceptance-run

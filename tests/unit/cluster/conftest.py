@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "roles" / "escriptorium" / "files"))
+
+from tests.unit.cluster.libraries import stand_ins
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[[str], Any]]:
+    """Import a module of the cluster package, or of the application's libraries as they stand in: see libraries.py."""
+    with stand_ins():
+        yield importlib.import_module
 
 
 @pytest.fixture

@@ -95,6 +95,13 @@ def test_retries_that_a_job_asks_for_do_not_count() -> None:
     assert [count_start(counter, "job", retries, 1, 60) for retries in range(5)] == [1] * 5
 
 
+def test_a_job_with_retries_may_be_killed_as_often_as_another_one() -> None:
+    counter = MemoryCounter()
+    assert [count_start(counter, "job", retries, 2, 60) for retries in (0, 1, 2, 2)] == [1, 1, 1, 2]
+    with pytest.raises(StartedTooOftenError, match="killed 2 times"):
+        count_start(counter, "job", 2, 2, 60)
+
+
 def test_the_newest_epoch_that_is_there_is_found(tmp_path: Path) -> None:
     names = [f"models/0a1b2c3d/version_{number}.mlmodel" for number in (2, 1, 0)]
     versions = [{"data": {"file": name}} for name in names]

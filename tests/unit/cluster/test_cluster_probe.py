@@ -65,6 +65,12 @@ def test_least_bound_of_all_groups_counts(tmp_path: Path) -> None:
     assert needs.memory_bound("0::/system.slice/worker\n", tmp_path) == 8 << 30
 
 
+def test_a_group_with_more_than_the_one_above_it_does_not_count(tmp_path: Path) -> None:
+    group(tmp_path, "system.slice/worker", "memory.max", "8589934592\n")
+    group(tmp_path, "system.slice", "memory.max", "4294967296\n")
+    assert needs.memory_bound("0::/system.slice/worker\n", tmp_path) == 4 << 30
+
+
 def test_older_groups_are_read_too(tmp_path: Path) -> None:
     group(tmp_path, "memory/worker", "memory.limit_in_bytes", "4294967296\n")
     group(tmp_path, "memory", "memory.limit_in_bytes", "9223372036854771712\n")

@@ -1,0 +1,277 @@
+"""Requests to other people's servers: no network, no Redis, no Celery; the library that sends is the real one."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+import requests
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE = "https://Images.example.org/page.jpg"
+SCHEMA = "https://example.org/alto-4-2.XSD?version=2"
+
+
+def prepared(url: str = PAGE, method: str = "GET", agent: str = "python-requests/2") -> requests.PreparedRequest:
+    return requests.Request(method, url, headers={"User-Agent": agent}).prepare()
+
+
+def response(status: int = 200, content: bytes = b"content", **headers: str) -> requests.Response:
+    made = requests.Response()
+    made.status_code, made.raw = status, io.BytesIO(content)
+    made.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+    return made
+
+
+class Redis:
+    """Takes the scripts for places; ``waits``: what they answer, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.waits: list[int] = []
+        self.error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def eval(self, script: str, number: int, *rest: Any) -> int:
+        if self.error:
+            raise self.error
+        self.asked.append(("enter" if "ZCARD" in script else "shut" if "SET'" in script else "stay", *rest[:number]))
+        self.last = rest[number:]
+        return self.waits.pop(0) if self.waits else 0
+
+    def zrem(self, key: str, _: str) -> None:
+        self.asked.append(("leave", key))
+
+
+class Cache:
+    """Django's cache."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+        self.seconds: list[int] = []
+        self.broken = False
+
+    def get(self, key: str) -> Any:
+        if self.broken:
+            raise ConnectionError
+        return self.kept.get(key)
+
+    def set(self, key: str, value: Any, seconds: int) -> None:
+        if self.broken:
+            raise ConnectionError
+        self.kept[key] = value
+        self.seconds.append(seconds)
+
+
+class Site:
+    """The module, its broker, and a clock that moves by sleeping."""
+
+    def __init__(self, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.module = load("escriptorium_cluster.fetching")
+        self.redis, self.cache, self.slept = Redis(), Cache(), list[float]()
+        load("django.core.cache").cache = self.cache
+        monkeypatch.setattr(self.module.time, "sleep", self.slept.append)
+        self.policy = self.module.Policy(2, 60.0, 30.0, "eScriptorium (+https://htr)", lambda: self.redis)
+
+    def politely(self, *answers: requests.Response, agent: str = "python-requests/2") -> requests.Response:
+        self.request = prepared(agent=agent)
+        left = list(answers)
+
+        def send(*, whole: bool) -> requests.Response:
+            assert whole, "an import reads the whole answer while it holds its place"
+            return left.pop(0)
+
+        found = self.policy.politely(self.request, send)
+        assert left == []
+        return found  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def site(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Site:
+    return Site(load, monkeypatch)
+
+
+BUSY, SHUT = "cluster:imports:busy:images.example.org:443", "cluster:imports:shut:images.example.org:443"
+
+
+def test_a_request_takes_a_place_and_gives_it_back(site: Site) -> None:
+    assert site.politely(response()).content == b"content"
+    assert [asked[:2] for asked in site.redis.asked] == [("enter", BUSY), ("leave", BUSY)]
+    assert site.request.headers["User-Agent"] == "eScriptorium (+https://htr)"
+
+
+def test_an_agent_that_somebody_chose_stays(site: Site) -> None:
+    site.politely(response(), agent="upstream")
+    assert site.request.headers["User-Agent"] == "upstream"
+
+
+def test_a_place_that_is_taken_is_waited_for(site: Site) -> None:
+    site.redis.waits = [250, 250]
+    site.politely(response())
+    assert site.slept == [0.25, 0.25]
+    assert site.redis.last[0] == 2, "so many places there are"
+
+
+def test_without_a_bound_there_are_places_for_all(site: Site) -> None:
+    site.module.RedisDoor(site.redis, "server", 0).enter("token")
+    assert site.redis.last[0] > 100_000
+
+
+def test_a_busy_server_is_asked_again_when_it_says_and_nobody_else_asks_meanwhile(site: Site) -> None:
+    site.politely(response(429, Retry_After="7"), response())
+    assert site.slept == [7.0]
+    assert [asked[:2] for asked in site.redis.asked] == [
+        ("enter", BUSY), ("shut", SHUT), ("leave", BUSY), ("enter", BUSY), ("leave", BUSY)
+    ]  # fmt: skip
+
+
+def test_who_asks_for_too_long_ends_the_import_with_a_reason(site: Site) -> None:
+    with pytest.raises(
+        site.module.BusyServerError, match=r"images\.example\.org answered 503 .* wait for 60 s at most"
+    ):
+        site.politely(response(503, Retry_After="3600"))
+    assert site.redis.asked[-1] == ("leave", BUSY)
+
+
+def test_a_broker_that_is_away_does_not_stop_an_import(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.redis.error = ConnectionError("away")
+    assert site.politely(response(429, Retry_After="1"), response()).status_code == 200
+    assert "requests to images.example.org:443 are not counted: away" in caplog.text
+
+
+def test_a_door_that_is_shut_for_no_time_is_not_shut(site: Site) -> None:
+    door = site.module.RedisDoor(site.redis, "server", 1)
+    door.shut(0)
+    assert site.redis.asked == []
+    door.shut(1.5)
+    assert site.redis.last == (1500,)
+
+
+def test_a_place_is_kept_now_and_then(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(site.module.time, "monotonic", lambda: clock[0])
+    door = site.module.RedisDoor(site.redis, "server", 1)
+    door.enter("token")
+    for clock[0] in (101.0, 114.0, 116.0, 117.0):
+        door.stay("token")
+    assert [asked[0] for asked in site.redis.asked] == ["enter", "stay"]
+    assert site.redis.last == ("token", 120_000)
+
+
+def test_an_answer_that_drips_for_too_long_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 899.0, 901.0])
+    monkeypatch.setattr(site.module.time, "monotonic", lambda: next(clock))
+    signs: list[int] = []
+    drips = response(content=b"x" * 3 * site.module.CHUNK)
+    with pytest.raises(requests.exceptions.ConnectionError, match="no whole answer within 900 s"):
+        site.module.read_whole(drips, lambda: signs.append(1))
+    assert len(signs) == 2
+
+
+def test_an_answer_that_breaks_off_is_one_that_upstream_repeats(site: Site) -> None:
+    def breaks(_: int) -> Any:
+        yield b"half"
+        raise requests.exceptions.ChunkedEncodingError("broken")
+
+    broken = response()
+    broken.iter_content = breaks  # type: ignore[assignment]
+    with pytest.raises(requests.exceptions.ConnectionError):
+        site.module.read_whole(broken, lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("made", "schema"),
+    [
+        (prepared(SCHEMA), True),
+        (prepared(SCHEMA, "HEAD"), False),
+        (prepared(), False),
+        (prepared(f"{PAGE}?a.xsd"), False),
+    ],
+)
+def test_what_is_a_schema(site: Site, made: requests.PreparedRequest, schema: bool) -> None:
+    assert site.module.is_schema(made) is schema
+
+
+def test_a_schema_is_fetched_once_a_day(site: Site) -> None:
+    first = site.policy.schema(prepared(SCHEMA), lambda: response(content=b"<schema/>"))
+    second = site.policy.schema(prepared(SCHEMA), lambda: pytest.fail("fetched again"))
+    assert first.content == second.content == b"<schema/>"
+    assert (second.status_code, second.url, second.ok) == (200, SCHEMA, True)
+    assert site.cache.seconds == [86400]
+
+
+def test_a_schema_that_could_not_be_fetched_is_left_alone_for_a_while(site: Site) -> None:
+    def fails() -> Any:
+        raise requests.exceptions.ReadTimeout("slow")
+
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        site.policy.schema(prepared(SCHEMA), fails)
+    with pytest.raises(requests.exceptions.ConnectionError, match="ReadTimeout, asked some minutes ago"):
+        site.policy.schema(prepared(SCHEMA), lambda: pytest.fail("fetched again"))
+    assert site.cache.seconds == [300]
+
+
+@pytest.mark.parametrize(
+    "made", [response(404), response(301, location="/elsewhere"), response(content=b"x" * ((1 << 20) + 1))]
+)
+def test_what_is_no_schema_is_not_kept(site: Site, made: requests.Response) -> None:
+    assert site.policy.schema(prepared(SCHEMA), lambda: made) is made
+    assert site.cache.kept == {}
+
+
+def test_without_a_cache_a_schema_is_fetched(site: Site) -> None:
+    site.cache.broken = True
+    assert site.policy.schema(prepared(SCHEMA), response).content == b"content"
+
+
+@pytest.fixture
+def sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Install the adapter; note which way each request goes, and its time limit."""
+    found: list[Any] = []
+
+    def plainly(*given: Any, **_: Any) -> requests.Response:
+        found.append(given[3])
+        return response()
+
+    def by(name: str) -> Callable[..., requests.Response]:
+        def go(_: Any, __: Any, send: Callable[[], requests.Response]) -> requests.Response:
+            found.append(name)
+            return send()
+
+        return go
+
+    monkeypatch.setattr(requests.sessions, "HTTPAdapter", requests.sessions.HTTPAdapter)
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", plainly)
+    monkeypatch.setattr(site.module.Policy, "politely", by("politely"))
+    monkeypatch.setattr(site.module.Policy, "schema", by("schema"))
+    site.module.install(2, 60.0, 30.0, "agent", "redis://")
+    return found
+
+
+IMPORT = "imports.tasks.document_import"
+
+
+@pytest.mark.parametrize(
+    ("task", "url", "timeout", "way"),
+    [
+        (IMPORT, PAGE, None, ["politely", (10.0, 30.0)]),
+        ("core.tasks.train", PAGE, None, [(10.0, 30.0)]),
+        (None, PAGE, 5, [5]),
+        (IMPORT, SCHEMA, None, ["schema", (10.0, 30.0)]),
+    ],
+)
+def test_each_request_of_the_process_goes_its_way(  # noqa: PLR0917 - fixtures and a table
+    load: Callable[[str], Any], sent: list[Any], task: str | None, url: str, timeout: float | None, way: list[Any]
+) -> None:
+    load("celery").current_task = SimpleNamespace(name=task) if task else None
+    requests.Session().get(url, timeout=timeout)
+    assert sent == way

@@ -1,0 +1,239 @@
+"""What roles write on hosts, rendered as Ansible does: who gets in, what is kept, and what no host may read."""
+
+from __future__ import annotations
+
+import re
+from configparser import ConfigParser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import filter_loader, init_plugin_loader
+from ansible.template import Templar, trust_as_template
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plugins(root: Path) -> None:
+    """Have Ansible find its own plugins, and the filters of this repository."""
+    init_plugin_loader()
+    filter_loader.add_directory(str(root / "filter_plugins"))
+
+
+@pytest.fixture
+def resolve(root: Path) -> Callable[..., Any]:
+    """Resolve a template as a role would: ``resolve(role, text, variable=...)``, the rest as the role has it."""
+
+    def resolved(role: str, text: str, **variables: Any) -> Any:
+        loader = DataLoader()
+        known: dict[str, Any] = {"ansible_managed": "", "ansible_facts": {"memtotal_mb": 65536}}
+        for file in (root / "roles" / role / part / "main.yml" for part in ("defaults", "vars")):
+            known |= loader.load_from_file(str(file), trusted_as_template=True) if file.is_file() else {}
+        return Templar(loader=loader, variables=known | variables).template(trust_as_template(text))
+
+    return resolved
+
+
+@pytest.fixture
+def render(root: Path, resolve: Callable[..., Any]) -> Callable[..., str]:
+    """Render a file of a role's templates: ``render(role, template, variable=...)``."""
+
+    def rendered(role: str, template: str, **variables: Any) -> str:
+        return str(resolve(role, (root / "roles" / role / "templates" / template).read_text(), **variables))
+
+    return rendered
+
+
+def settings(text: str, separator: str = " ") -> dict[str, str]:
+    """Return the lines of a file by their first word."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, _, value in (line.partition(separator) for line in lines)}
+
+
+def sections(text: str) -> ConfigParser:
+    parser = ConfigParser(strict=False, interpolation=None, allow_no_value=True)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(text)
+    return parser
+
+
+def test_the_database_lets_in_its_user_from_its_clients_only(render: Callable[..., str]) -> None:
+    text = render("postgresql", "pg_hba.conf.j2", postgresql_clients=["10.0.0.2", "10.0.0.3"])
+    rules = [line.split() for line in text.splitlines() if line and not line.startswith("#")]
+    assert [rule for rule in rules if rule[0] == "host"] == [
+        ["host", "escriptorium", "escriptorium", f"{address}/32", "scram-sha-256"]
+        for address in ("127.0.0.1", "10.0.0.2", "10.0.0.3")
+    ]
+    assert {rule[0] for rule in rules} == {"host", "local"}
+
+
+def test_the_database_listens_where_it_is_told(render: Callable[..., str]) -> None:
+    found = settings(render("postgresql", "postgresql.conf.j2", postgresql_listen_address="10.0.0.1"), "=")
+    assert found["listen_addresses"] == "'127.0.0.1, 10.0.0.1'"
+    assert found["password_encryption"] == "scram-sha-256"
+
+
+def test_the_broker_keeps_its_jobs_and_has_a_password(render: Callable[..., str]) -> None:
+    found = settings(render("redis", "redis.conf.j2", redis_listen_address="10.0.0.1", redis_password="secret"))
+    wanted = {
+        "bind": "127.0.0.1 10.0.0.1",
+        "requirepass": "secret",
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "maxmemory-policy": "noeviction",
+    }
+    assert {name: found[name] for name in wanted} == wanted
+
+
+def test_the_broker_lets_in_its_clients_only(render: Callable[..., str]) -> None:
+    text = render("redis", "clients.conf.j2", redis_listen_address="10.0.0.1", redis_clients=["10.0.0.2", "10.0.0.1"])
+    assert re.findall(r"^IPAddress(\w+=.*)$", text, re.MULTILINE) == [
+        "Deny=any", "Allow=localhost", "Allow=10.0.0.1", "Allow=10.0.0.2"
+    ]  # fmt: skip
+
+
+def test_the_tree_is_exported_to_its_clients_without_their_root(render: Callable[..., str]) -> None:
+    text = render("nfs_server", "exports.j2", nfs_server_clients=["10.0.0.2", "10.0.0.3"])
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    options = "rw,sync,no_subtree_check,root_squash,crossmnt"
+    assert lines == [f"/srv/escriptorium {address}({options})" for address in ("10.0.0.2", "10.0.0.3")]
+    alone = render("nfs_server", "exports.j2", nfs_server_clients=["10.0.0.2"], nfs_server_path_is_mounted=True)
+    assert "crossmnt,mp)" in alone, "an empty folder would be exported where the pool is not there"
+
+
+def test_nfs_answers_in_one_version_on_one_address(render: Callable[..., str]) -> None:
+    nfsd = sections(render("nfs_server", "nfs.conf.j2", nfs_server_listen_address="10.0.0.1"))["nfsd"]
+    versions = {name: value for name, value in nfsd.items() if name.startswith("vers")}
+    assert versions == {"vers3": "n", "vers4": "y", "vers4.0": "n", "vers4.1": "n", "vers4.2": "y"}
+    assert nfsd["host"] == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("security", "tls"),
+    [
+        ("none", {"tls": "off"}),
+        ("starttls", {"tls": "on", "tls_starttls": "on"}),
+        ("tls", {"tls": "on", "tls_starttls": "off"}),
+    ],
+)
+def test_mails_go_as_the_mail_server_wants_them(render: Callable[..., str], security: str, tls: dict[str, str]) -> None:
+    given = {"mail_relay_host": "mail.example.org", "mail_relay_user": "htr", "mail_relay_password": "secret"}
+    found = settings(render("mail_relay", "msmtprc.j2", mail_relay_security=security, **given))
+    assert {name: value for name, value in found.items() if name in {"tls", "tls_starttls"}} == tls
+    assert (found["host"], found["user"], found["password"]) == ("mail.example.org", "htr", "secret")
+    assert found["tls_trust_file"] == "/etc/ssl/certs/ca-certificates.crt"
+
+
+def tasks(root: Path, role: str, *names: str) -> list[dict[str, Any]]:
+    loader = DataLoader()
+    return [task for name in names for task in loader.load_from_file(str(root / "roles" / role / "tasks" / name))]
+
+
+def test_the_password_of_the_mail_server_is_for_root_only(root: Path) -> None:
+    (task,) = [task for task in tasks(root, "mail_relay", "main.yml") if "ansible.builtin.template" in task]
+    assert (task["ansible.builtin.template"]["owner"], task["ansible.builtin.template"]["mode"]) == ("root", "0600")
+    assert task["no_log"] is True
+
+
+def test_a_licence_token_is_shown_to_nobody_and_read_anew(root: Path) -> None:
+    (copy,) = [task for task in tasks(root, "vgpu_licence", "licence.yml") if "ansible.builtin.copy" in task]
+    assert (copy["no_log"], copy["diff"]) == (True, False)
+    changing = [task for task in tasks(root, "vgpu_licence", "licence.yml") if "notify" in task]
+    handlers = DataLoader().load_from_file(str(root / "roles/vgpu_licence/handlers/main.yml"))
+    assert {task["notify"] for task in changing} == {handler["name"] for handler in handlers}
+    assert len(changing) == 2, "the token, and what it is for"
+
+
+def test_snapshots_are_kept_as_each_dataset_says(render: Callable[..., str]) -> None:
+    datasets = [{"name": "tank/media", "keep": {"hourly": 24, "daily": 30}}, {"name": "tank/backups", "keep": {}}]
+    found = sections(render("zfs_snapshots", "sanoid.conf.j2", zfs_snapshots_datasets=datasets))
+    assert found.sections() == ["tank/media", "tank/backups"]
+    media = dict(found["tank/media"])
+    assert (media["hourly"], media["daily"], media["weekly"]) == ("24", "30", "0")
+    assert (media["autosnap"], media["autoprune"]) == ("yes", "yes")
+    copied = render("zfs_snapshots", "sanoid.conf.j2", zfs_snapshots_datasets=datasets, zfs_snapshots_taken=False)
+    assert sections(copied)["tank/media"]["autosnap"] == "no", "a copy would get snapshots that its source lacks"
+
+
+def test_a_copy_never_goes_back_nor_mounts_nor_trusts_a_stranger(render: Callable[..., str]) -> None:
+    given = {
+        "zfs_replica_datasets": ["escriptorium/media", "backups"],
+        "zfs_replica_source": "10.0.0.1",
+        "zfs_replica_source_pool": "tank",
+        "zfs_replica_target": "copies/replica",
+    }
+    lines = list(re.sub(r"\\\n\s*", "", render("zfs_replica", "zfs-replica.service.j2", **given)).splitlines())
+    commands = [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=")]
+    assert [command.split()[-2:] for command in commands] == [
+        ["zfs-replica@10.0.0.1:tank/escriptorium/media", "copies/replica/escriptorium/media"],
+        ["zfs-replica@10.0.0.1:tank/backups", "copies/replica/backups"],
+    ]
+    for command in commands:
+        assert "--no-rollback" in command, "what the copy alone has would be lost"
+        assert '--recvoptions "u o canmount=noauto"' in command
+        assert "StrictHostKeyChecking=yes" in command
+
+
+def test_the_watcher_of_pools_tells_a_person(render: Callable[..., str]) -> None:
+    found = settings(render("zfs", "zed.rc.j2", zfs_alert_email="admin@example.org"), "=")
+    assert found["ZED_EMAIL_ADDR"] == '"admin@example.org"'
+    assert (found["ZED_NOTIFY_VERBOSE"], found["ZED_SCRUB_AFTER_RESILVER"]) == ("1", "1")
+
+
+def test_the_site_is_reached_by_tls_and_its_metrics_from_inside(render: Callable[..., str]) -> None:
+    text = render("nginx", "site.conf.j2", nginx_server_name="htr.example.org", nginx_private_network="10.0.0.0/24")
+    plain, tls = re.split(r"^server \{", text, flags=re.MULTILINE)[1:]
+    assert "return 301 https://" in plain
+    assert "proxy_pass" not in plain
+    assert re.findall(r"ssl_protocols (.*);", tls) == ["TLSv1.2 TLSv1.3"]
+    (metrics,) = re.findall(r"location = /metrics \{(.*?)\}", tls, re.DOTALL)
+    rules = [line.strip() for line in metrics.splitlines() if line.strip()][:3]
+    assert rules == ["allow 127.0.0.1;", "allow 10.0.0.0/24;", "deny all;"]
+
+
+def test_a_part_of_debian_is_added_once_and_to_debians_own_sources(resolve: Callable[..., Any]) -> None:
+    def added(line: str, path: str = "/etc/apt/sources.list") -> str:
+        pattern = resolve("debian_components", "{{ __debian_components_pattern }}", item=[{"path": path}, "contrib"])
+        return re.sub(pattern, r"\1 contrib\2", line, flags=re.MULTILINE)
+
+    main = "deb http://mirror.example.org/debian bookworm main"
+    assert added(f"{main} non-free") == f"{main} contrib non-free"
+    assert added(f"{main} non-free contrib") == f"{main} non-free contrib"
+    assert added("deb https://example.org/tools bookworm main") == "deb https://example.org/tools bookworm main"
+    assert added("Components: main", "/etc/apt/sources.list.d/debian.sources") == "Components: main contrib"
+
+
+def test_a_job_waits_for_the_tree_through_an_outage(resolve: Callable[..., Any]) -> None:
+    options = resolve("nfs_mount", "{{ __nfs_mount_options }}")
+    assert {"vers=4.2", "hard", "_netdev", "bg", "nconnect=4", "rsize=1048576", "wsize=1048576"} <= set(options)
+
+
+def test_the_daemon_of_a_shared_card_sees_that_card_as_the_service(render: Callable[..., str]) -> None:
+    text = render("nvidia_mps", "nvidia-mps@.service.j2", nvidia_mps_user="escriptorium")
+    service = sections(text.replace("Wants", "\nWants"))["Service"]
+    assert service["User"] == "escriptorium"
+    for command in ("ExecStart", "ExecStop"):
+        assert service[command].startswith("/usr/local/sbin/gpu-partition exec %i -- ")
+
+
+@pytest.mark.parametrize("changed", ["escriptorium_version", "constraints.txt", "profile.yml", "patch"])
+def test_a_release_is_named_by_all_that_decides_its_content(
+    resolve: Callable[..., Any], tmp_path: Path, changed: str
+) -> None:
+    def name(**values: Any) -> str:
+        return str(resolve("escriptorium", "{{ __escriptorium_described_release }}", **given, **values))
+
+    for file in ("constraints.txt", "profile.yml", "patch"):
+        (tmp_path / file).write_text("as it was")
+    patches = [str(tmp_path / "patch")]
+    given = {"escriptorium_profile": str(tmp_path), "escriptorium_patches": patches, "escriptorium_front_dist": ""}
+    before = name(escriptorium_version="05d3a0d4")
+    assert name(escriptorium_version="05d3a0d4") == before
+    if changed == "escriptorium_version":
+        assert name(escriptorium_version="another") != before
+    else:
+        (tmp_path / changed).write_text("changed")
+        assert name(escriptorium_version="05d3a0d4") != before
