@@ -121,3 +121,11 @@ def test_names_that_are_no_units(name: str) -> None:
     assert not is_unit_name(name)
     assert is_unit_name(r"dev-disk-by\x2did.mount")
     assert is_unit_name("w@gpu0-2g.10gb-0.service")
+
+
+def test_a_service_makes_room_for_its_socket_first() -> None:
+    wanted = (WantedUnit("a.socket", restart="no"), WantedUnit("a.service"))
+    found = steps(*wanted, a=RUNS)
+    assert (found.stop, found.start, found.restart) == (["a.service"], ["a.socket", "a.service"], [])
+    both = {"a.socket": RUNS, "a.service": RUNS}
+    assert plan(wanted, both, (), environment=lambda _: {}, held=lambda _: False) == Steps()
