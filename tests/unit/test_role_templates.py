@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _plugins(root: Path) -> None:
     """Have Ansible find its own plugins, and the filters of this repository."""
     init_plugin_loader()
