@@ -128,7 +128,9 @@ test: venv ## Run lint, unit tests and every scenario, as CI does
 
 .PHONY: test-faults
 test-faults: venv ## Run what waits, kills, floods or repeats (before a release, and each night)
-	@tests/run-all $(FAULT_STEP_MINUTES) $(FAULT_STEPS)
+	@tests/run-all $(FAULT_STEP_MINUTES) $(filter-out mutation,$(FAULT_STEPS))
+	# Alone: it deploys hosts of the same names, and takes them away.
+	$(MAKE) mutation
 
 .PHONY: integration
 integration: venv stand-in ## Test the cluster's package beside databases and workers that go (not part of make test)

@@ -19,7 +19,6 @@ import sys
 import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -139,7 +138,7 @@ class Workshop:
 
     def test(self, mutations: Sequence[Mutation]) -> int | None:
         """Run the tests of mutations of one kind, and of one scenario; return pytest's exit status."""
-        kind, nodes = mutations[0].kind, list(dict.fromkeys(mutation.node for mutation in mutations))
+        kind, nodes = mutations[0].kind, sorted({mutation.node for mutation in mutations})
         if kind == "integration":
             # The program takes a choice among all of them.
             names = " or ".join(node.rpartition("::")[2] for node in nodes)
@@ -161,20 +160,18 @@ class Workshop:
             self._run(["molecule", "destroy", "--scenario-name", scenario], LIMITS["scenarios"])
 
 
-def judged(workshop: Workshop, mutation: Mutation) -> str:
-    """Break one place and return how that was noticed; an empty text where it was not."""
+def is_noticed(workshop: Workshop, mutation: Mutation) -> bool:
+    """Break one place and return whether its test goes red, or the deployment before it."""
     file = workshop.root / mutation.file
     whole = file.read_text(encoding="utf-8")
     file.write_text(mutation.mutated(workshop.root), encoding="utf-8")
     try:
-        if not workshop.deploy(mutation.scenario):
-            return "the deployment fails"
-        status = workshop.test([mutation])
+        status = workshop.test([mutation]) if workshop.deploy(mutation.scenario) else FAILED
     finally:
         file.write_text(whole, encoding="utf-8")
     if status not in {0, FAILED}:
-        print(f"the test did not run (status {status}):\n{workshop.said[-2000:]}", file=sys.stderr)
-    return mutation.test if status == FAILED else ""
+        print(f"{mutation.test} did not run (status {status}):\n{workshop.said[-2000:]}", file=sys.stderr)
+    return status == FAILED
 
 
 def run_group(workshop: Workshop, group: Sequence[Mutation]) -> list[Mutation]:
@@ -184,20 +181,23 @@ def run_group(workshop: Workshop, group: Sequence[Mutation]) -> list[Mutation]:
     """
     scenario = group[0].scenario
     unnoticed = []
+
+    def deploy() -> None:
+        if not workshop.deploy(scenario):
+            raise TableError(f"{scenario} cannot be deployed:\n{workshop.said[-4000:]}")
+
     workshop.destroy(scenario)
     try:
-        for mutation in chain([None], group):
-            # In between the hosts are as they should be again.
-            if not workshop.deploy(scenario):
-                raise TableError(f"{scenario} cannot be deployed:\n{workshop.said[-4000:]}")
-            if mutation is None:
-                if workshop.test(group) != 0:
-                    raise TableError(f"the tests fail without a mutation:\n{workshop.said[-4000:]}")
-                continue
-            noticed = judged(workshop, mutation)
-            print(f"{'noticed  ' if noticed else 'UNNOTICED'} {mutation.file}: {mutation.breaks}", flush=True)
-            if not noticed:
-                print(f"          by {mutation.test}", flush=True)
+        deploy()
+        if workshop.test(group) != 0:
+            raise TableError(f"the tests fail without a mutation:\n{workshop.said[-4000:]}")
+        for mutation in group:
+            if mutation is not group[0]:
+                deploy()  # the hosts as they should be
+            if is_noticed(workshop, mutation):
+                print(f"noticed   {mutation.file}: {mutation.breaks}", flush=True)
+            else:
+                print(f"UNNOTICED {mutation.file}: {mutation.breaks}, by {mutation.test}", flush=True)
                 unnoticed.append(mutation)
     finally:
         workshop.destroy(scenario)
