@@ -34,7 +34,7 @@ class WantedUnit:
         restart: ``yes`` where its text or one of ``restart_on`` has changed; ``no``; ``handler``: handlers of the role
             do it.
         restart_on: further paths whose change wants a restart.
-        environment: variables that its main process is meant to have; one that runs with other values is restarted.
+        environment: variables that its main process is meant to have; one that runs with another value is restarted.
         wait: whether the run waits until it has started, restarted or stopped.
         unless: folder; where it holds a file the unit is neither started nor restarted.
 
@@ -215,8 +215,9 @@ def _differs(
     """Whether a unit runs from something older than what is wanted."""
     if changed & {unit.path, *unit.restart_on}:
         return True
+    # A process may have written its title over its environment: what is not to be seen there says nothing.
     seen = environment(state.process) if unit.environment and state.process else unit.environment
-    return any(seen.get(name) != value for name, value in unit.environment.items())
+    return any(seen.get(name, value) != value for name, value in unit.environment.items())
 
 
 def is_unit_name(name: str) -> bool:

@@ -45,6 +45,7 @@ def test_a_new_unit_is_enabled_and_started() -> None:
         ({}, ("/etc/a.conf",), False, False),
         ({"environment": {"RELEASE": "new"}}, (), True, False),
         ({"environment": {"RELEASE": "old"}}, (), False, False),
+        ({"environment": {"ANOTHER": "new"}}, (), False, False),
         ({"environment": {"RELEASE": "new"}, "restart": "handler"}, (), False, True),
     ],
 )
