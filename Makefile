@@ -107,7 +107,7 @@ test: venv ## Run lint, unit tests and every scenario, as CI does
 	@tests/run-all $(STEPS)
 
 .PHONY: integration
-integration: venv stand-in ## Test the cluster's package beside databases and workers that go (not part of make test)
+integration: venv stand-in ## Test the cluster's package beside databases and workers that go (TIER=faults, all)
 	@tests/integration-run
 
 .PHONY: acceptance
