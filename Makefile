@@ -15,9 +15,9 @@ MACHINE_SCENARIOS := storage
 # Those with tests of the second tier, marked `fault` (tests/README.md).
 FAULT_SCENARIOS := cluster storage backup compute
 # What `make test` and `make test-faults` run, two at a time: the longest first, so that at the end no lane is idle for long.
-STEPS := molecule-cluster molecule-storage molecule-single molecule-compute molecule-backup \
+STEPS := molecule-cluster molecule-storage molecule-compute molecule-backup molecule-single integration \
   lint unit molecule-services molecule-base
-FAULT_STEPS := $(addprefix faults-,$(FAULT_SCENARIOS)) mutation
+FAULT_STEPS := $(addprefix faults-,$(FAULT_SCENARIOS) integration) mutation
 # A step that takes longer hangs: it is ended, and the others go on.
 STEP_MINUTES ?= 40
 FAULT_STEP_MINUTES ?= 100
@@ -118,7 +118,11 @@ $(addprefix faults-,$(FAULT_SCENARIOS)): faults-%: venv image stand-in
 	molecule converge --scenario-name $*
 	molecule verify --scenario-name $*
 
-faults-%: ## Run the tests of the second tier of one scenario: cluster, storage, backup or compute
+.PHONY: faults-integration
+faults-integration:
+	@$(MAKE) integration TIER=faults
+
+faults-%: ## Run the tests of the second tier of one scenario: cluster, storage, backup or compute; or of integration
 	@echo "There are no such tests of $*, but of: $(FAULT_SCENARIOS)" >&2
 	exit 2
 
@@ -133,7 +137,8 @@ test-faults: venv ## Run what waits, kills, floods or repeats (before a release,
 	$(MAKE) mutation
 
 .PHONY: integration
-integration: venv stand-in ## Test the cluster's package beside databases and workers that go (not part of make test)
+integration: export TIER ?= test
+integration: venv stand-in ## Test the cluster's package beside databases and workers that go (TIER=faults, all)
 	@tests/integration-run
 
 .PHONY: mutation

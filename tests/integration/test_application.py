@@ -1,9 +1,10 @@
-"""The cluster package together with an application, PostgreSQL, Redis, uWSGI, Daphne and Celery, all real.
+"""The cluster package together with an application, PostgreSQL, Redis, Daphne and Celery, all real.
 
     APPLICATION_VENV=<virtual environment> APPLICATION_TREE=<checkout with app/> pytest tests/integration
 
-Runs on the stand-in (about two minutes) and on the real eScriptorium. The services run as processes of their own on
-free ports of this machine; PostgreSQL's and Redis' programs are those of Debian's packages.
+Runs on the stand-in and on the real eScriptorium. The services run as processes of their own on free ports of this
+machine; PostgreSQL's and Redis' programs are those of Debian's packages. Pages come from Daphne too: uWSGI, which would
+have to be compiled, is started by the Molecule scenarios.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 import websocket
-from application_bench import ADMIN, PASSWORD, ROOT, START, kill_job, start_redis, waiting
+from application_bench import ADMIN, PASSWORD, ROOT, START, kill_job, start_redis, start_worker, waiting
 from client import CANCELED, CRASHED, FINISHED, RUNNING, Account, Client, Json, wait_until
 
 if TYPE_CHECKING:
@@ -40,20 +41,13 @@ def prepared(bench: Bench) -> list[str]:
 
 @pytest.fixture(scope="module")
 def web(bench: Bench, prepared: list[str]) -> str:
-    """Start uWSGI and Daphne; return the web address."""
+    """Start Daphne; return the web address."""
     assert prepared
     bench.start(
-        "web", "uwsgi", "--http-socket", f"127.0.0.1:{bench.ports['web']}", "--module", "escriptorium.wsgi:application",
-        "--master", "--processes", "2", "--enable-threads", "--need-app", "--die-on-term", "--buffer-size", "32768",
-        # uWSGI closes every connection; unless it says so, a client that keeps connections loses requests.
-        "--add-header", "Connection: close",
-    )  # fmt: skip
-    bench.start(
-        "websocket", "daphne", "--bind", "127.0.0.1", "--port", str(bench.ports["websocket"]), "-v", "1",
+        "web", "daphne", "--bind", "127.0.0.1", "--port", str(bench.ports["web"]), "-v", "1",
         "escriptorium.asgi:application",
     )  # fmt: skip
-    for service in ("web", "websocket"):
-        wait_until(partial(answers, bench.url(service) + "/login/"), bool, START, service)
+    wait_until(partial(answers, bench.url("web") + "/login/"), bool, START, "web", 0.1)
     return bench.url("web")
 
 
@@ -63,16 +57,6 @@ def answers(url: str) -> bool:
         return requests.get(url, headers=HOST, timeout=10).ok
     except requests.RequestException:  # not there yet, or listening while it still loads
         return False
-
-
-def start_worker(bench: Bench, name: str, queues: str) -> None:
-    """Start a worker with upstream's flags and wait until it answers."""
-    bench.start(
-        name, "celery", "-A", "escriptorium", "worker", "-l", "INFO", "-E", "-Ofair", "--prefetch-multiplier", "1",
-        "-Q", queues, "-c", "1", "--max-tasks-per-child=10", "-n", f"{name}@host",
-    )  # fmt: skip
-    result = bench.python("-m", "escriptorium_cluster.workers", "--expect", f"{name}@host", "--timeout", str(START))
-    assert result.returncode == 0, result.stderr + bench.log(name)[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +204,7 @@ def test_a_wrong_environment_stops_at_once_with_one_line(bench: Bench) -> None:
     environment = bench.environment
     try:
         bench.environment = environment | {"CLUSTER_GPU_COST": "much", "DEBUG": "False"}
-        result = bench.python("manage.py", "check")
+        result = bench.cold_python("manage.py", "check")
     finally:
         bench.environment = environment
     assert result.returncode == 1
@@ -295,19 +279,19 @@ def test_imports_wait_for_their_own_worker(bench: Bench, client: Client, documen
 
 @pytest.mark.usefixtures("workers")
 def test_a_killed_training_starts_again_and_goes_on(bench: Bench, client: Client, document: Json) -> None:
-    model = train(client, document, "hold-24")
+    model = train(client, document, "hold-9")
     first = running_since(client, document["pk"], "core.tasks.train")
 
     def epochs() -> list[Json]:
         versions: list[Json] = client.get(f"models/{model['pk']}/")["versions"]
         return versions
 
-    done = wait_until(epochs, bool, 300, "a first epoch")
+    done = wait_until(epochs, bool, 300, "a first epoch", 0.1)
     kill_job(bench, "gpu")
     running_since(client, document["pk"], "core.tasks.train", first)
     # A new model has no file of its own before its training ends: the finished epoch serves as the base.
     wait_until(lambda: "goes on from version_" in bench.log("gpu"), bool, 60, "the note that the training goes on")
-    wait_until(epochs, lambda versions: bool(versions) and versions != done, 300, "an epoch after the second start")
+    wait_until(epochs, lambda versions: bool(versions) and versions != done, 300, "an epoch more", 0.1)
     if bench.stand_in:
         report = client.wait_for_tasks(document["pk"], "core.tasks.train", seconds=60)[0]
         assert report["messages"].count("Started on worker gpu@host") == 2
@@ -324,12 +308,14 @@ def test_a_killed_training_starts_again_and_goes_on(bench: Bench, client: Client
 def test_a_training_killed_before_its_first_epoch_starts_from_nothing(
     bench: Bench, client: Client, document: Json
 ) -> None:
+    before = bench.log("gpu").count("Training on")
     model = train(client, document, "hold-90")
     first = running_since(client, document["pk"], "core.tasks.train")
     wait_until(lambda: client.get(f"models/{model['pk']}/")["file"], bool, 60, "the model's file name", 0.2)
     kill_job(bench, "gpu")
     running_since(client, document["pk"], "core.tasks.train", first)
-    time.sleep(4)
+    wait_until(lambda: bench.log("gpu").count("Training on") - before, lambda count: count == 2, 60, "a start", 0.1)
+    time.sleep(1)
     assert client.tasks(document["pk"], "core.tasks.train")[0]["workflow_state"] == RUNNING
     client.post(f"documents/{document['pk']}/cancel_tasks/")
     wait_until(partial(waiting, bench, "gpu"), lambda counts: counts == [0, 0], 60, "an empty queue")
@@ -339,7 +325,7 @@ def test_a_training_killed_before_its_first_epoch_starts_from_nothing(
 def test_a_killed_import_starts_again(bench: Bench, client: Client, document: Json) -> None:
     if not bench.stand_in:
         pytest.skip("the real import of one page is over too soon to be killed")
-    other = client.create_document("hold-12", document["project"])
+    other = client.create_document("hold-5", document["project"])
     client.upload_page(other["pk"], SAMPLES / "page.png")
     client.import_page_xml(other["pk"], SAMPLES / "page.xml", "imported")
     running_since(client, other["pk"], "imports.tasks.document_import")
@@ -380,18 +366,20 @@ def test_a_job_that_always_kills_its_worker_is_given_up(bench: Bench, client: Cl
 
 @pytest.mark.usefixtures("workers")
 def test_a_warm_shutdown_lets_the_job_end(bench: Bench, client: Client, document: Json) -> None:
-    other = client.create_document("hold-6", document["project"])
+    other = client.create_document("hold-until-told", document["project"])
     part = client.upload_page(other["pk"], SAMPLES / "page.png")["pk"]
     client.post(f"documents/{other['pk']}/segment/", {"parts": [part], "steps": "both"})
     running_since(client, other["pk"], "core.tasks.segment")
     bench.processes["pages"].send_signal(signal.SIGTERM)  # to the main process alone, as KillMode=mixed does
+    wait_until(lambda: "Warm shutdown" in bench.log("pages"), bool, 20, "it is told", 0.1)
+    bench.end_hold("told")
     assert client.wait_for_tasks(other["pk"], "core.tasks.segment", seconds=120)[0]["workflow_state"] == FINISHED
     bench.processes.pop("pages").wait(60)
 
 
 def test_the_websocket_answers_our_own_pages_only(bench: Bench, client: Client) -> None:
     browser = client.log_in_with_form()
-    base = bench.url("websocket")
+    base = bench.url("web")
     with client.notifications(browser, base) as connection:
         assert connection.connected
         code = (
@@ -418,7 +406,7 @@ def test_processes_log_to_stderr_and_leave_the_release_alone(bench: Bench, web: 
     log = bench.log("gpu")
     assert "INFO celery.apps.worker[" in log
     assert "gpu@host ready." in log
-    for name in ("web", "websocket", "pages", "gpu"):
+    for name in ("web", "pages", "gpu"):
         assert PASSWORD not in bench.log(name)
     written = bench.tree / "app" / "escriptorium" / "logs" / "error.log"
     assert not written.exists(), "the settings must not open upstream's log file"

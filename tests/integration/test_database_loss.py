@@ -12,28 +12,26 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from application_bench import send_trainings, start_worker, stop_postgresql, trainings
+from application_bench import send_trainings, start_worker, trainings
 from client import CRASHED, FINISHED, QUEUED, RUNNING, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from application_bench import Bench, Trainings
 
 QUEUES = "gpu,gpu-large"
-#: Seconds without a database: ten jobs would begin and fail meanwhile.
-OUTAGE = 10.0
+#: What a worker says of a database that is away.
+WAITS = "the job waits for the database"
 
 
 @pytest.fixture(scope="module")
-def site(bench: Bench) -> Iterator[Bench]:
+def site(bench: Bench) -> Bench:
     if not bench.stand_in:
         pytest.skip("only the stand-in's trainings take as long as asked")
     bench.environment |= {"CLUSTER_TASK_MAX_STARTS": "2", "STAND_IN_EPOCHS": "3"}
-    bench.prepare_site()
+    bench.shorten(patience={"PAUSES": [0.2, 1.0]})
+    bench.prepare()
     start_worker(bench, "worker1", QUEUES)
-    yield bench
-    bench.stop("worker1")
+    return bench
 
 
 def ended(site: Bench, *jobs: str, seconds: float = 120) -> Trainings:
@@ -46,57 +44,70 @@ def ended(site: Bench, *jobs: str, seconds: float = 120) -> Trainings:
 
 
 def running(site: Bench, job: str) -> None:
-    wait_until(lambda: site.redis("HGET", "cluster:running", job), bool, 60, f"{job} runs", 0.1)
-    # A job's report says that it runs a moment before the job itself begins.
-    time.sleep(2)
+    """Wait until a training runs, and is at its first epoch."""
+    about = f"""
+import json
+from core.models import OcrModel
+
+print(json.dumps(OcrModel.objects.filter(training=True, reports__task_id={job!r}).exists()))
+"""
+    wait_until(lambda: site.shell(about), bool, 60, f"{job} runs", 0.1)
+
+
+def noticed(site: Bench, words: str, before: int = 0) -> None:
+    """Wait until the worker has said something, more often than before."""
+    wait_until(lambda: site.log("worker1").count(words), lambda count: count > before, 60, words, 0.1)
 
 
 def test_jobs_that_begin_while_the_database_is_away_wait_for_it(site: Bench) -> None:
-    jobs = send_trainings(site, ("train", 1, 6), ("segtrain", 1, 6), ("train", 1, 6))
-    with stop_postgresql(site):
-        time.sleep(OUTAGE)
+    jobs = send_trainings(site, ("train", 0, 4), ("segtrain", 0, 4), ("train", 0, 4))
+    with site.database.stopped():
+        noticed(site, WAITS)
+        # All three would begin and fail.
+        time.sleep(1)
     now = ended(site, *jobs)
     assert now.states(*jobs) == [FINISHED] * 3
     assert now.starts(*jobs) == [["worker1"]] * 3
-    assert "the job waits for the database" in site.log("worker1")
 
 
 def test_a_training_goes_on_when_the_database_is_back(site: Bench) -> None:
-    (job,) = send_trainings(site, ("train", 12))
+    (job,) = send_trainings(site, ("train", 6))
     running(site, job)
-    with stop_postgresql(site):
-        time.sleep(OUTAGE)
+    before = site.log("worker1").count(WAITS)
+    with site.database.stopped():
+        noticed(site, WAITS, before)
     now = ended(site, job)
     assert (now.states(job), now.starts(job)) == ([FINISHED], [["worker1"]])
     assert site.log("worker1").count("Epoch 0 finished") == site.log("worker1").count("Epoch 2 finished")
 
 
-#: Holds up what writes to a model, and ends the connections that wait for it.
+#: Holds up what writes to a model, and ends the connections that wait for it: WANTED, and then until none has come for
+#: QUIET seconds.
 LOSE = """
 import json, time
 from django.db import connection, transaction
 
 with transaction.atomic(), connection.cursor() as cursor:
     cursor.execute("LOCK TABLE core_ocrmodel IN SHARE MODE")
-    ended = 0
-    for _ in range(SECONDS * 5):
+    ended, last = 0, time.monotonic()
+    while ended < WANTED or time.monotonic() < last + QUIET:
+        assert time.monotonic() < last + 60, ended
         time.sleep(0.2)
         cursor.execute("SELECT pg_stat_clear_snapshot()")
         cursor.execute(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
             "AND query LIKE 'UPDATE \\"core_ocrmodel%'"
         )
-        ended += cursor.fetchone()[0]
-        if ended >= WANTED:
-            break
+        if count := cursor.fetchone()[0]:
+            ended, last = ended + count, time.monotonic()
 print(json.dumps(ended))
 """
 
 
 def test_a_job_begins_anew_where_the_database_went_away_in_the_middle_of_a_query(site: Bench) -> None:
-    (job,) = send_trainings(site, ("train", 9))
+    (job,) = send_trainings(site, ("train", 4))
     running(site, job)
-    assert site.shell(f"SECONDS, WANTED = 20, 1\n{LOSE}") == 1
+    assert site.shell(f"WANTED, QUIET = 1, 0\n{LOSE}") == 1
     now = ended(site, job)
     assert (now.states(job), now.starts(job)) == ([FINISHED], [["worker1"]])
     assert "lost its database" in site.log("worker1")
@@ -104,7 +115,7 @@ def test_a_job_begins_anew_where_the_database_went_away_in_the_middle_of_a_query
 
 def test_a_job_that_is_done_is_not_begun_again(site: Bench) -> None:
     """Its worker was killed between the end of the job and its acknowledgement."""
-    (job,) = send_trainings(site, ("train", 3))
+    (job,) = send_trainings(site, ("train", "until-copied"))
     running(site, job)
     site.shell("""
 import json
@@ -119,6 +130,7 @@ message["properties"]["delivery_tag"] = "again"
 redis.set("again", json.dumps(message))
 print(json.dumps(None))
 """)
+    site.end_hold("copied")
     assert ended(site, job).states(job) == [FINISHED]
     site.shell("""
 import json
@@ -136,8 +148,8 @@ print(json.dumps(None))
 
 
 def test_a_job_that_always_loses_its_database_is_given_up(site: Bench) -> None:
-    (job,) = send_trainings(site, ("train", 6))
+    (job,) = send_trainings(site, ("train", 4))
     running(site, job)
     # A start goes down with two questions: that of an epoch, and that which frees the model.
-    assert site.shell(f"SECONDS, WANTED = 20, 99\n{LOSE}") >= 3
+    assert site.shell(f"WANTED, QUIET = 3, 5\n{LOSE}") >= 3
     assert ended(site, job).states(job) == [CRASHED]

@@ -10,17 +10,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from application_bench import (
     ADMIN,
-    PASSWORD,
     children,
-    expect_workers,
     kill_job,
     restart_redis,
     send_trainings,
@@ -31,12 +29,14 @@ from application_bench import (
 from client import CANCELED, FINISHED, QUEUED, RUNNING, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from application_bench import Bench
 
 #: Queued and running, and running.
 BOUND, RUNNING_BOUND = 6, 1
-#: Seconds after which an idle worker brings a held job back: training_slots.LOOK_SECONDS and AGAIN_SECONDS.
-LOOK = 90
+#: Seconds between two looks of an idle worker at what is held, and after which it brings a held job back.
+LOOK, AGAIN = 1.0, 6
 
 _OTHER = """
 import json
@@ -55,7 +55,8 @@ def site(bench: Bench) -> Bench:
         "CLUSTER_USER_TRAININGS_RUNNING": str(RUNNING_BOUND),
         "ESC_LANGUAGES": "en,fr,de",
     }
-    bench.prepare_site()
+    bench.shorten(training_slots={"LOOK_SECONDS": LOOK, "AGAIN_SECONDS": AGAIN})
+    bench.prepare()
     return bench
 
 
@@ -70,7 +71,7 @@ def pool(site: Bench) -> Bench:
     return site
 
 
-def send(bench: Bench, user: str, *jobs: tuple[str, int]) -> list[str]:
+def send(bench: Bench, user: str, *jobs: tuple[str, int | str]) -> list[str]:
     """Send trainings in the name of a user."""
     before = ADMIN["admin_name"]
     try:
@@ -109,28 +110,36 @@ print(json.dumps(sent))
 """
 
 
-def one_and_then(bench: Bench, *jobs: tuple[str, int]) -> list[str]:
+def one_and_then(bench: Bench, *jobs: tuple[str, int | str]) -> list[str]:
     """Send a training of ``chief``, wait until it runs, and send others, which are held then."""
     ids: list[str] = bench.shell(f"ADMIN = {ADMIN['admin_name']!r}\nJOBS = {jobs!r}\n{_ONE_AND_THEN}")
     return ids
 
 
+@contextmanager
+def nobody_looks(bench: Bench) -> Iterator[None]:
+    """Let only a training that ends bring back a held one of ``chief``, and no idle worker: one after the other."""
+    user = bench.shell(f"""
+import json
+from django.contrib.auth import get_user_model
+
+print(json.dumps(get_user_model().objects.get(username={ADMIN["admin_name"]!r}).pk))
+""")
+    key = f"cluster:held:looked:{user}"
+    bench.redis("SET", key, "1")
+    yield
+    bench.redis("DEL", key)
+
+
 def held(bench: Bench) -> int:
     """Return how many jobs are held."""
-    asked = subprocess.run(
-        ["redis-cli", "-p", str(bench.ports["redis"]), "llen", "trainings-held"],
-        env=os.environ | {"REDISCLI_AUTH": PASSWORD},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return int(asked.stdout)
+    return int(bench.redis("LLEN", "trainings-held"))
 
 
 def finish(bench: Bench, *ids: str, seconds: float = 120) -> list[int]:
     """Wait until all jobs have finished; return how often each was begun. Nothing is left anywhere."""
     done = until(bench, list(ids), FINISHED, seconds)
-    done = wait_until(partial(trainings, bench), lambda now: now.unacknowledged == 0, 10, "all acknowledged")
+    done = wait_until(partial(trainings, bench), lambda now: now.unacknowledged == 0, 10, "all acknowledged", 0.1)
     assert (done.waiting, held(bench)) == ({"gpu": 0, "gpu-large": 0}, 0)
     return [len(starts) for starts in done.starts(*ids)]
 
@@ -264,12 +273,14 @@ print(json.dumps([sorted(answers), sent]))
 
 
 def test_one_runs_and_the_others_wait_without_a_worker(pool: Bench) -> None:
-    mine = one_and_then(pool, ("train", 60), ("train", 1), ("segtrain", 1), ("train", 1))
-    # One worker runs the first; the other one is free for everybody else.
-    theirs = send(pool, "second", ("train", 2))
-    now = until(pool, theirs, FINISHED)
-    assert now.states(*mine) == [RUNNING, QUEUED, QUEUED, QUEUED]
-    assert finish(pool, *mine) == [1, 1, 1, 1]
+    mine = one_and_then(pool, ("train", "until-free"), ("train", 0), ("segtrain", 0), ("train", 0))
+    with nobody_looks(pool):
+        # One worker runs the first; the other one is free for everybody else.
+        theirs = send(pool, "second", ("train", 0))
+        now = until(pool, theirs, FINISHED)
+        assert now.states(*mine) == [RUNNING, QUEUED, QUEUED, QUEUED]
+        pool.end_hold("free")
+        assert finish(pool, *mine) == [1, 1, 1, 1]
     assert order(pool, *mine) == mine
     assert overlap(pool, *mine) == RUNNING_BOUND
     reasons = pool.shell(f"""
@@ -282,15 +293,16 @@ print(json.dumps([row.messages.count("waits until another one of yours has ended
 
 
 def test_a_killed_training_keeps_its_turn(pool: Bench) -> None:
-    mine = one_and_then(pool, ("train", 45), ("train", 1))
+    mine = one_and_then(pool, ("train", "until-turn"), ("train", 0))
     running = trainings(pool)
     ((worker,),) = running.starts(mine[0])
     kill_job(pool, worker)
-    assert finish(pool, *mine, seconds=LOOK + 60) == [2, 1]
+    pool.end_hold("turn")
+    assert finish(pool, *mine) == [2, 1]
 
 
 def test_a_cancelled_training_makes_room_and_a_held_one_can_be_cancelled(pool: Bench) -> None:
-    mine = one_and_then(pool, ("train", 300), ("train", 1), ("train", 1))
+    mine = one_and_then(pool, ("train", 300), ("train", 0), ("train", 0))
     pool.shell(f"""
 import json
 from reporting.models import TaskReport
@@ -298,19 +310,19 @@ for name in {[mine[1], mine[0]]!r}:
     TaskReport.objects.get(task_id=name).cancel("chief")
 print(json.dumps(None))
 """)
-    assert finish(pool, mine[2], seconds=2 * LOOK) == [1]
+    assert finish(pool, mine[2]) == [1]
     now = trainings(pool)
     assert (now.states(*mine), now.starts(mine[1])) == ([CANCELED, CANCELED, FINISHED], [[]])
 
 
 def test_a_worker_that_is_gone_frees_its_slot(pool: Bench) -> None:
-    mine = one_and_then(pool, ("train", 300), ("train", 1))
+    mine = one_and_then(pool, ("train", 300), ("train", 0))
     running = trainings(pool)
     ((worker,),) = running.starts(mine[0])
     process = pool.processes.pop(worker)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(10)
-    done = until(pool, mine[1:], FINISHED, LOOK + 30)
+    done = until(pool, mine[1:], FINISHED)
     assert (done.states(mine[0]), done.unacknowledged) == ([RUNNING], 1)
     pool.shell(f"""
 import json
@@ -324,33 +336,37 @@ print(json.dumps(None))
     start_worker(pool, worker, "gpu,gpu-large")
 
 
+@pytest.mark.fault
 def test_a_restart_of_the_broker_loses_nothing(pool: Bench) -> None:
-    mine = one_and_then(pool, ("train", 60), ("train", 1), ("train", 1))
-    restart_redis(pool, 4)
-    expect_workers(pool, "one", "two")
-    assert held(pool) == 2
-    assert finish(pool, *mine) == [1, 1, 1]
+    mine = one_and_then(pool, ("train", "until-restart"), ("train", 0), ("train", 0))
+    with nobody_looks(pool):
+        restart_redis(pool, "one", "two")
+        assert held(pool) == 2
+        pool.end_hold("restart")
+        assert finish(pool, *mine) == [1, 1, 1]
     assert order(pool, *mine) == mine
 
 
 def test_idle_workers_do_not_turn_in_circles(pool: Bench) -> None:
-    mine = one_and_then(pool, ("train", 60), *[("train", 0)] * 3)
+    mine = one_and_then(pool, ("train", "until-idle"), *[("train", 0)] * 3)
     running = trainings(pool)
     ((worker,),) = running.starts(mine[0])
     idle = "two" if worker == "one" else "one"
     before = pool.log(idle).count("received")
     child = children(pool.processes[idle].pid)
-    time.sleep(15)
+    time.sleep(AGAIN - 1)
     assert pool.log(idle).count("received") - before <= 1
     assert len(child) == 1
-    # Not their order: after a minute an idle worker has brought one back, which others may have overtaken.
+    pool.end_hold("idle")
+    # Not their order: an idle worker may have brought one back, which others have overtaken.
     assert finish(pool, *mine) == [1] * 4
 
 
 def test_held_trainings_come_back_when_the_bound_is_switched_off(pool: Bench) -> None:
-    mine = one_and_then(pool, ("train", 45), ("train", 1), ("segtrain", 1))
+    mine = one_and_then(pool, ("train", "until-off"), ("train", 0), ("segtrain", 0))
     for worker in ("one", "two"):
         pool.processes[worker].terminate()
+    pool.end_hold("off")
     # As a deployment does: each ends its job first.
     for worker in ("one", "two"):
         pool.processes.pop(worker).wait(120)

@@ -13,7 +13,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from application_bench import send_trainings, start_worker
+from application_bench import send_trainings, start_worker, until
+from client import RUNNING
 
 if TYPE_CHECKING:
     from application_bench import Bench
@@ -24,7 +25,7 @@ def pool(bench: Bench) -> Bench:
     """Give two workers."""
     if not bench.stand_in:
         pytest.skip("only the stand-in's trainings take as long as asked")
-    bench.prepare_site()
+    bench.prepare()
     start_worker(bench, "default", "default")
     start_worker(bench, "gpu", "gpu")
     return bench
@@ -80,14 +81,14 @@ def test_restarted_worker_is_asked_again(pool: Bench) -> None:
 
 
 def test_busy_worker_looks_beside_its_job(pool: Bench) -> None:
-    send_trainings(pool, ("train", 40))
-    time.sleep(5)
+    until(pool, send_trainings(pool, ("train", "until-probed")), RUNNING)
     began = time.monotonic()
     status, told = ask(pool, "gpu", probe="all")
     assert status == 0, told
     assert [proof["how"] for proof in told["proofs"]] == ["beside"]
     assert time.monotonic() - began < 30
     assert keys(pool) == []
+    pool.end_hold("probed")
 
 
 def test_worker_without_media_is_found_and_named(pool: Bench) -> None:

@@ -9,14 +9,14 @@ Runs on the stand-in and on the real eScriptorium. The copy is a second database
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from application_bench import PASSWORD
 
 if TYPE_CHECKING:
+    import subprocess
+
     from application_bench import Bench
 
 SETUP = """
@@ -86,28 +86,13 @@ NOT_COMPARED = ("reporting_taskreport", "easy_thumbnails_source", "easy_thumbnai
 
 @pytest.fixture(scope="module")
 def site(bench: Bench) -> Bench:
-    bench.prepare_site()
+    bench.prepare()
     return bench
-
-
-def ask(site: Bench, database: str, *queries: str) -> str:
-    """Ask the database as its superuser."""
-    command = ["psql", "-h", str(site.folder / "postgresql"), "-p", str(site.ports["postgresql"]), "-XAtq"]
-    done = subprocess.run(
-        [*command, "-v", "ON_ERROR_STOP=1", *(part for query in queries for part in ("-c", query)), database],
-        user="postgres" if os.geteuid() == 0 else None,
-        cwd="/",
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout
 
 
 def keep(site: Bench) -> dict[str, str]:
     """Copy the database as it is now; answers what its tables hold."""
-    ask(
-        site,
+    site.database.ask(
         "postgres",
         "DROP DATABASE IF EXISTS before",
         "CREATE DATABASE before TEMPLATE escriptorium OWNER escriptorium",
@@ -116,7 +101,7 @@ def keep(site: Bench) -> dict[str, str]:
 
 
 def tables(site: Bench, database: str = "escriptorium") -> dict[str, str]:
-    found: dict[str, str] = json.loads(ask(site, database, FINGERPRINT))
+    found: dict[str, str] = json.loads(site.database.ask(database, FINGERPRINT))
     return {name: content for name, content in found.items() if name not in NOT_COMPARED}
 
 
@@ -125,7 +110,7 @@ def do(site: Bench, code: str) -> Any:
 
 
 def run(site: Bench, kind: str, named: str, *, bring: bool) -> subprocess.CompletedProcess[str]:
-    server = {"host": "127.0.0.1", "port": site.ports["postgresql"], "name": "before", "password": PASSWORD}
+    server = {"host": "127.0.0.1", "port": site.database.port, "name": "before", "password": PASSWORD}
     return site.python(
         "manage.py", "recover", given=json.dumps({"kind": kind, "named": named, "server": server, "bring": bring})
     )
@@ -254,12 +239,14 @@ def test_refusals_leave_the_database_as_it_is(site: Bench) -> None:
     named = f"{made['document']}:Refused"
     keep(site)
     do(site, f"Document.objects.get(pk={made['document']}).delete()")
-    ask(site, "before", "INSERT INTO django_migrations (app, name, applied) VALUES ('core', '9999_future', now())")
+    site.database.ask(
+        "before", "INSERT INTO django_migrations (app, name, applied) VALUES ('core', '9999_future', now())"
+    )
     assert "another release of the application" in refused(site, "document", named)
-    ask(site, "before", "DELETE FROM django_migrations WHERE name = '9999_future'")
+    site.database.ask("before", "DELETE FROM django_migrations WHERE name = '9999_future'")
     # A number that another row has got: only a database that was taken back gives it twice.
-    number = ask(
-        site, "before", f"SELECT min(id) FROM core_transcription WHERE document_id = {made['document']}"
+    number = site.database.ask(
+        "before", f"SELECT min(id) FROM core_transcription WHERE document_id = {made['document']}"
     ).strip()
     do(site, f"Transcription.objects.create(pk={number}, document=Document.objects.first(), name='another')")
     deleted = tables(site)

@@ -67,7 +67,7 @@ print(json.dumps({"project": project.pk, "document": document.pk}))
 
 @pytest.fixture(scope="module")
 def site(bench: Bench) -> Bench:
-    bench.prepare_site()
+    bench.prepare()
     (bench.folder / "exports").mkdir()
     return bench
 

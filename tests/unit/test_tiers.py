@@ -60,7 +60,9 @@ def test_every_scenario_is_a_step_of_its_tiers(root: Path, makefile: dict[str, l
     assert {step for step in makefile["STEPS"] if "-" in step} == {f"molecule-{name}" for name in scenarios}
     faults = set().union(*(module.scenarios for module in modules if module.second))
     assert faults == set(makefile["FAULT_SCENARIOS"])
-    assert {step for step in makefile["FAULT_STEPS"] if "-" in step} == {f"faults-{name}" for name in faults}
+    assert {step for step in makefile["FAULT_STEPS"] if "-" in step} == {
+        f"faults-{name}" for name in (*faults, "integration")
+    }
 
 
 def test_workflows_run_every_step(root: Path, makefile: dict[str, list[str]]) -> None:

@@ -67,6 +67,7 @@ def test_a_killed_worker_loses_no_job_and_none_runs_twice(settings: Callable[...
     assert found.CELERY_VISIBILITY_TIMEOUT == 86400
     assert found.CELERY_WORKER_PREFETCH_MULTIPLIER == 1, "a job waits behind another though a worker is idle"
     assert found.CELERY_WORKER_CONSUMER == "escriptorium_cluster.consumer:Consumer"
+    assert found.CELERY_WORKER_POOL == "escriptorium_cluster.pool:TaskPool"
 
 
 def test_every_job_is_counted_and_guarded(settings: Callable[..., Any], load: Callable[[str], Any]) -> None:

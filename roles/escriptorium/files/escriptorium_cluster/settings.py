@@ -95,6 +95,7 @@ CELERY_VISIBILITY_TIMEOUT = _config.broker.visibility_timeout
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_CONSUMER = "escriptorium_cluster.consumer:Consumer"
+CELERY_WORKER_POOL = "escriptorium_cluster.pool:TaskPool"
 # Django's LOGGING below serves the workers too; Celery's own format would repeat journald's time stamp.
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 # A job whose child is killed goes back to the queue: without a limit one that needs too much memory would do so for
