@@ -1,7 +1,8 @@
 """Action `preflight_facts`: refuse hosts that cannot carry the platform, all problems of all hosts in one list.
 
-Takes the name of a registered result, ``seen``: the lines of ``df --output=avail -B1 /opt /opt/escriptorium/current`` of
-each host, and on hosts with cards the line ``driver``, the version of the loaded driver, and the bytes of /dev/shm.
+Takes the name of a registered result, ``seen``: on each host the lines of ``df --output=avail -B1 /opt
+/opt/escriptorium/current``, and on hosts with cards the line ``driver``, the version of the loaded driver, and the bytes
+of /dev/shm.
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.
@@ -44,7 +45,8 @@ def _parts(result: Any) -> tuple[list[str], list[str]]:
 def disk_space(result: Any) -> tuple[int | None, bool]:
     """(free bytes under /opt, whether a release is there) from the lines of df: a heading, /opt, the release."""
     lines, _ = _parts(result)
-    return (number(lines[1]) if len(lines) > 1 else None), len(lines) > 2
+    figures = lines[1:]
+    return (number(figures[0]) if figures else None), len(figures) > 1
 
 
 def gpu_state(result: Any) -> tuple[str, int | None]:
@@ -63,9 +65,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Fail with the list of problems, or say how many hosts were checked."""
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        _, arguments = self.validate_argument_spec(
-            argument_spec={"seen": {"type": "str", "required": True}}
-        )
+        _, arguments = self.validate_argument_spec(argument_spec={"seen": {"type": "str", "required": True}})
 
         hosts = [self._host(name, variables, arguments) for name in variables["ansible_play_hosts"]]
         problems = platform_inventory.check_facts(hosts)

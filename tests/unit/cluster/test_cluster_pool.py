@@ -17,7 +17,7 @@ class CeleryPool:
         self._pool: list[str] = ["old"]
         self.looks = 0
 
-    def _event_process_exit(self, hub: Any, proc: str) -> None:
+    def _event_process_exit(self, _: Any, __: str) -> None:
         self.maintain_pool()
 
     def maintain_pool(self) -> None:
