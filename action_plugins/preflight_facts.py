@@ -1,8 +1,8 @@
 """Action `preflight_facts`: refuse hosts that cannot carry the platform, all problems of all hosts in one list.
 
 Takes the name of a registered result, ``seen``: on each host the lines of ``df --output=avail -B1 /opt
-/opt/escriptorium/current``, and on hosts with cards the line ``driver``, the version of the loaded driver, and the bytes
-of /dev/shm.
+/opt/escriptorium/current``; on hosts with cards then the line ``driver``, the version of the loaded driver, and the
+bytes of /dev/shm.
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.
