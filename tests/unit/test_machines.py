@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from machines import MachineError, Monitor, machines_of
-from support import Inventory
+from support import REPOSITORY, Inventory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,3 +86,59 @@ def test_monitor_keeps_events_that_come_between(folder: Path) -> None:
 def test_monitor_says_what_qemu_refuses(folder: Path) -> None:
     with Monitor(folder) as monitor, pytest.raises(MachineError, match="wrong: no such thing"):
         monitor.ask("wrong")
+
+
+@pytest.fixture
+def warm(tmp_path: Path) -> Iterator[Path]:
+    """The socket of a service that runs programs in forks of itself."""
+    address = tmp_path / "warm.sock"
+    start = f"import sys, warm_python; del sys.path[0]; warm_python.serve({str(address)!r}, ['json'])"
+    folder = REPOSITORY / "molecule/resources/vm/guest"
+    with subprocess.Popen([sys.executable, "-c", start], cwd=folder) as service:
+        while not address.exists():
+            assert service.poll() is None
+            time.sleep(0.01)
+        yield address
+        service.terminate()
+
+
+def run_warm(warm: Path, folder: Path, program: str, **environment: str) -> tuple[int, str]:
+    """Do what warm-python does, with a program as its standard input; answers exit status and output."""
+    inherited = [str(folder), "0027", *(f"{name}={value}" for name, value in environment.items()), ""]
+    (folder / "program").write_text(program, encoding="utf-8")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as service,
+        (folder / "program").open() as given,
+        (folder / "output").open("w") as output,
+    ):
+        service.settimeout(20)
+        service.connect(str(warm))
+        files = [given.fileno(), output.fileno(), output.fileno()]
+        socket.send_fds(service, ["\0".join(inherited).encode()], files)
+        status = service.recv(1)[0]
+    return status, (folder / "output").read_text(encoding="utf-8")
+
+
+def test_a_warm_program_is_what_a_new_one_would_be(warm: Path, tmp_path: Path) -> None:
+    ask = "import os, sys; print(os.getcwd(), sys.argv, dict(os.environ), oct(os.umask(0)), __name__)"
+    answer = (0, f"{tmp_path} [''] {{'LANG': 'C', 'X': 'a=b'}} 0o27 __main__\n")
+    for _ in range(2):  # nothing of one program is left to the next
+        assert run_warm(warm, tmp_path, f"{ask}; os.environ['Y'] = '1'; os.chdir('/')", LANG="C", X="a=b") == answer
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "said"),
+    [
+        ("import sys; sys.exit(7)", 7, ""),
+        ("raise SystemExit", 0, ""),
+        ("raise SystemExit('no')", 1, "no\n"),
+        ("import subprocess; raise SystemExit(subprocess.call(['false']))", 1, ""),
+        ("import atexit; atexit.register(print, 'end')", 0, "end\n"),
+        ("1 / 0", 1, "ZeroDivisionError"),
+        ("1 +", 1, "SyntaxError"),
+    ],
+)
+def test_the_end_of_a_warm_program_is_told(warm: Path, tmp_path: Path, program: str, status: int, said: str) -> None:
+    ended, output = run_warm(warm, tmp_path, program, PATH=os.environ["PATH"])
+    assert ended == status
+    assert said in output

@@ -136,6 +136,18 @@ def declared(inventory: Inventory) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_snapshots_by_themselves(storage: Guest) -> Iterator[None]:
+    """Keep sanoid's timer from taking one: a file that is in a snapshot takes its space until the snapshot goes."""
+    still = "/etc/systemd/system/sanoid.service.d"  # lasts: one test cuts the power
+    storage.run(
+        f"mkdir -p {still} && printf '[Unit]\\nConditionPathExists=/never\\n' >{still}/still.conf "
+        "&& sync && systemctl daemon-reload && while systemctl is-active --quiet sanoid.service; do sleep 1; done"
+    )
+    yield
+    storage.run(f"rm -r {still} && systemctl daemon-reload")
+
+
 def zfs_pool(inventory: Inventory, arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
     """Run the module zfs_pool on the storage host; answers what it returns."""
     command = [str(TOOLS / "ansible"), "--inventory", str(inventory.folder), "storage", "--one-line"]
@@ -271,19 +283,18 @@ def test_pool_is_what_the_inventory_says(storage: Guest) -> None:
     assert storage.run("zpool get -H -o value autotrim,ashift tank").split() == ["on", "12"]
 
 
-@pytest.mark.parametrize(
-    ("dataset", "mountpoint", "recordsize", "quota"),
-    [
+def test_datasets(storage: Guest) -> None:
+    told = storage.run(
+        "zfs list -H -r -t filesystem -o name,mountpoint,recordsize,quota,compression,atime,mounted tank"
+    )
+    found = {name: values for name, *values in (line.split() for line in told.splitlines())}
+    for dataset, *wanted in (
         ("escriptorium", "/srv/escriptorium", "128K", "none"),
         ("escriptorium/media", MEDIA, "1M", "128M"),
         ("escriptorium/releases", "/srv/escriptorium/releases", "128K", "none"),
         ("backups", "/srv/escriptorium-backups", "128K", "none"),
-    ],
-)
-def test_datasets(storage: Guest, dataset: str, mountpoint: str, recordsize: str, quota: str) -> None:
-    asked = "mountpoint,recordsize,quota,compression,atime,mounted"
-    told = storage.run(f"zfs get -H -o value {asked} tank/{dataset}").split()
-    assert told == [mountpoint, recordsize, quota, "lz4", "off", "yes"]
+    ):
+        assert found[f"tank/{dataset}"] == [*wanted, "lz4", "off", "yes"], dataset
 
 
 def test_read_cache_is_bounded(storage: Guest) -> None:
@@ -373,6 +384,7 @@ def test_disks_that_carry_anything_are_refused_all_at_once(
     assert (starts_of_disks(storage), states(pool_status(storage)["vdevs"])) == before
 
 
+@pytest.mark.fault
 def test_disk_of_another_size_is_refused(inventory: Inventory, declared: dict[str, Any], storage: Guest) -> None:
     disks = [f"{DISK}{serial}" for serial in ("c1", "c2", "c3", "c4")]
     grown = [*declared["vdevs"], {"type": "raidz2", "disks": disks, "size": "1TB"}]
@@ -382,6 +394,7 @@ def test_disk_of_another_size_is_refused(inventory: Inventory, declared: dict[st
     assert len(data_vdevs(storage)) in {2, 3}
 
 
+@pytest.mark.fault
 def test_series_of_another_redundancy_is_refused(inventory: Inventory, declared: dict[str, Any]) -> None:
     disks = [f"{DISK}{serial}" for serial in ("c1", "c2", "c3", "c4")]
     answer = zfs_pool(inventory, declared | {"vdevs": [*declared["vdevs"], {"type": "raidz1", "disks": disks}]})
@@ -445,30 +458,9 @@ def bring_back(inventory: Inventory, declared: dict[str, Any], storage: Guest, s
     wait_for("the spares to be free", lambda: is_well(storage), timeout=180, pause=3)
 
 
-def test_disks_fail_during_writes(writing: Any, inventory: Inventory, declared: dict[str, Any], storage: Guest) -> None:
-    """Two disks of one series go one after the other: spares take over, no byte is lost, and a person is told."""
-    storage.run("rm -rf /var/mail-out")
-    files = writing()
-    files.await_written(3)
-    try:
-        for number, serial in enumerate(("a1", "a2"), start=1):
-            storage.machine.pull(serial)
-            wait_for(
-                f"a spare for {serial}",
-                lambda wanted=number: spares_in_use(storage) == wanted,  # type: ignore[misc]
-                timeout=120,
-            )
-            done = files.written()
-            files.await_written(done + 2)
-        wait_for(
-            "a mail about it", lambda: "tank" in storage.run("cat /var/mail-out/* 2>/dev/null || true"), timeout=60
-        )
-        letter = storage.run("cat /var/mail-out/*")
-        assert "admin@storage.test" in letter
-        assert "DEGRADED" in letter or "REMOVED" in letter
-        files.check()
-    finally:
-        bring_back(inventory, declared, storage, storage.machine.pulled())
+def await_spares(storage: Guest, number: int) -> None:
+    """Wait until so many spares stand in for disks that went."""
+    wait_for(f"{number} spares to stand in", lambda: spares_in_use(storage) == number, timeout=120)
 
 
 def replace_disk(inventory: Inventory, storage: Guest, wanted: dict[str, Any]) -> None:
@@ -484,13 +476,25 @@ def replace_disk(inventory: Inventory, storage: Guest, wanted: dict[str, Any]) -
     assert (again["changed"], again["drift"]) == (False, [])
 
 
-@pytest.mark.fault
-def test_disk_is_replaced_by_another(inventory: Inventory, declared: dict[str, Any], storage: Guest) -> None:
-    """The steps of docs/storage.md, for a disk that a spare stands in for."""
+def test_disk_fails_during_writes_and_is_replaced(
+    writing: Any, inventory: Inventory, declared: dict[str, Any], storage: Guest
+) -> None:
+    """A spare takes over, no byte is lost, a person is told; then the steps of docs/storage.md."""
     renamed = json.loads(json.dumps(declared).replace("HARDDISK_b4", "HARDDISK_spare3"))
+    storage.run("rm -rf /var/mail-out")
+    files = writing()
+    files.await_written(3)
     storage.machine.pull("b4")
     try:
-        wait_for("a spare for b4", lambda: spares_in_use(storage) == 1, timeout=120)
+        await_spares(storage, 1)
+        files.await_written(files.written() + 2)
+        wait_for(
+            "a mail about it", lambda: "tank" in storage.run("cat /var/mail-out/* 2>/dev/null || true"), timeout=60
+        )
+        letter = storage.run("cat /var/mail-out/*")
+        assert "admin@storage.test" in letter
+        assert "DEGRADED" in letter or "REMOVED" in letter
+        files.check()
         replace_disk(inventory, storage, renamed)
     finally:
         storage.machine.plug("b4", blank=True)
@@ -500,6 +504,22 @@ def test_disk_is_replaced_by_another(inventory: Inventory, declared: dict[str, A
     storage.run(
         f"zpool labelclear -f {DISK}spare3-part1 2>/dev/null; sgdisk --zap-all {DISK}spare3 >/dev/null; udevadm settle"
     )
+
+
+@pytest.mark.fault
+def test_two_disks_of_one_series_fail_during_writes(
+    writing: Any, inventory: Inventory, declared: dict[str, Any], storage: Guest
+) -> None:
+    files = writing()
+    files.await_written(3)
+    try:
+        for number, serial in enumerate(("a1", "a2"), start=1):
+            storage.machine.pull(serial)
+            await_spares(storage, number)
+            files.await_written(files.written() + 2)
+        files.check()
+    finally:
+        bring_back(inventory, declared, storage, storage.machine.pulled())
 
 
 @pytest.mark.fault
@@ -533,32 +553,20 @@ def test_network_is_cut_during_writes(writing: Any, storage: Guest) -> None:
     files.check()
 
 
-@contextmanager
-def no_snapshots(storage: Guest) -> Iterator[None]:
-    """Keep sanoid from its next snapshot: a file that is in one takes its space until the snapshot goes."""
-    storage.run("systemctl stop sanoid.timer && while systemctl is-active --quiet sanoid.service; do sleep 1; done")
-    try:
-        yield
-    finally:
-        storage.run("systemctl start sanoid.timer")
-
-
 @pytest.mark.fault
 def test_full_quota_is_told_and_harms_nothing(writing: Any, storage: Guest, client: Guest) -> None:
     files = writing(pause=0)
     files.await_written(5)
     files.end()
-    with no_snapshots(storage):
-        said = client.fails(
-            f"{AS_SERVICE} dd if=/dev/urandom of={MEDIA}/too-much bs=1M count=200 conv=fsync 2>&1 >/dev/null",
-            timeout=240,
-        )
-        assert re.search("quota exceeded|No space left", said), said
-        # Full to the brim, and what was there is whole.
-        assert int(storage.run("zfs list -Hp -o available tank/escriptorium/media")) < 8 << 20
-        client.run("echo 3 >/proc/sys/vm/drop_caches")
-        client.run(f"sha256sum --check --quiet {files.sums}")
-        client.as_service(f"rm {MEDIA}/too-much")
+    said = client.fails(
+        f"{AS_SERVICE} dd if=/dev/urandom of={MEDIA}/too-much bs=1M count=200 conv=fsync 2>&1 >/dev/null", timeout=240
+    )
+    assert re.search("quota exceeded|No space left", said), said
+    # Full to the brim, and what was there is whole.
+    assert int(storage.run("zfs list -Hp -o available tank/escriptorium/media")) < 8 << 20
+    client.run("echo 3 >/proc/sys/vm/drop_caches")
+    client.run(f"sha256sum --check --quiet {files.sums}")
+    client.as_service(f"rm {MEDIA}/too-much")
     # The space comes back with the next transaction group, and other datasets never lost any.
     wait_for(
         "space", lambda: int(storage.run("zfs list -Hp -o available tank/escriptorium/media")) > 64 << 20, timeout=60
@@ -660,7 +668,9 @@ def test_snapshots_are_taken_and_bring_a_file_back(storage: Guest, client: Guest
         storage.run("zfs destroy tank/escriptorium/media@verify")
 
 
+@pytest.mark.fault
 def test_second_storage_server_gets_a_copy(storage: Guest, client: Guest) -> None:
+    storage.run("sanoid --take-snapshots --force-update")
     client.run("systemctl start zfs-replica.service", timeout=300)
     asked = "zfs list -H -t snapshot -o guid -s guid"
     own = storage.run(f"{asked} tank/escriptorium/media").split()

@@ -30,6 +30,8 @@ KEY: Final = REPOSITORY / ".cache" / "ssh" / "id_ed25519"
 PROGRAMS: Final = REPOSITORY / "molecule" / "resources" / "vm"
 QEMU: Final = "qemu-system-x86_64"
 SSH_OPTIONS: Final = ("StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR", "ConnectTimeout=10")
+# One connection for all commands of the checks: in emulation each costs seconds. It ends with the machine's process.
+SHARED: Final = ("ControlMaster=auto", "ControlPersist=10m", "ControlPath=ssh.sock")
 
 # Seconds. An emulated machine starts in about 45 on two free processors, in 5 where the processor virtualises.
 BOOT_TIMEOUT: Final = 300.0
@@ -289,11 +291,17 @@ class Machine:
 
     def ssh(self, command: str, *, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a command of the shell in it as root."""
-        options = [word for option in SSH_OPTIONS for word in ("-o", option)]
+        options = [word for option in (*SSH_OPTIONS, *SHARED) for word in ("-o", option)]
         # The text goes to the shell's input: no second shell takes it apart, and it may be long.
         target = ["-i", str(KEY), "-p", str(self.ssh_port), "root@127.0.0.1", "sh -s"]
         return subprocess.run(
-            ["ssh", *options, *target], input=command, check=False, capture_output=True, text=True, timeout=timeout
+            ["ssh", *options, *target],
+            cwd=self.folder,  # of the connection's socket: the path of one may have 107 characters only
+            input=command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
         )
 
     def await_ssh(self, timeout: float = BOOT_TIMEOUT) -> None:
