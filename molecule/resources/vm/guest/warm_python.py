@@ -66,11 +66,12 @@ def serve(address, modules):
     for name in modules:
         importlib.import_module(name)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(address)
+        os.unlink(f"{address}.new")
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    server.bind(address)
-    os.chmod(address, 0o600)
+    server.bind(f"{address}.new")
+    os.chmod(f"{address}.new", 0o600)
     server.listen(64)
+    os.rename(f"{address}.new", address)  # is there only once it answers
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
