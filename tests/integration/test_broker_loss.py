@@ -156,6 +156,22 @@ print(json.dumps([redis.client_kill_filter(_type=kind, skipme=True) for kind in 
     assert finish(pool, *ids) == [1]
 
 
+def test_a_process_that_is_about_to_end_does_not_keep_a_worker_from_connecting_again(pool: Bench) -> None:
+    """Celery has been told of its end, watches it no more, and has not replaced it yet: a matter of milliseconds."""
+    watched = pool.shell("""
+import json, os
+from types import SimpleNamespace
+from escriptorium_cluster.pool import Pool
+
+watched = []
+hub = SimpleNamespace(add_reader=lambda pipe, *_: watched.append(pipe))
+process = SimpleNamespace(_popen=SimpleNamespace(sentinel=os.pipe()[0]), _sentinel_poll=None)
+Pool._track_child_process(object.__new__(Pool), process, hub)
+print(json.dumps([type(pipe).__name__ for pipe in watched]))
+""")
+    assert watched == ["int"]
+
+
 @pytest.mark.fault
 def test_a_worker_that_is_stopped_afterwards_ends_its_job(pool: Bench) -> None:
     ids = send_trainings(pool, ("train", "until-stopped"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,9 +17,13 @@ class CeleryPool:
     def __init__(self) -> None:
         self._pool: list[str] = ["old"]
         self.looks = 0
+        self.tracked = False
 
     def _event_process_exit(self, _: Any, __: str) -> None:
         self.maintain_pool()
+
+    def _track_child_process(self, proc: Any, _: Any) -> None:
+        self.tracked = hasattr(proc, "_sentinel_poll")
 
     def maintain_pool(self) -> None:
         self.looks += 1
@@ -62,3 +67,10 @@ def test_one_that_celery_has_replaced_is_not_looked_at_again(pool: Any) -> None:
 
 def test_workers_run_it(pool: Any) -> None:
     assert pool.TaskPool.Pool is pool.Pool
+
+
+@pytest.mark.parametrize(("watched", "tracked"), [(7, True), (None, False)])
+def test_a_pipe_that_was_closed_is_not_taken_for_an_open_one(pool: Any, watched: int | None, tracked: bool) -> None:
+    made = pool.Pool()
+    made._track_child_process(SimpleNamespace(_sentinel_poll=watched), Hub())
+    assert made.tracked is tracked

@@ -3,7 +3,8 @@
 Measured with Celery 5.3.6 and billiard 4.3.2: a process that ends (each does after so many jobs, and where it is
 killed) is replaced up to five seconds later. Until then its place stands idle, and a job that was killed does not start
 again. The process' pipe closes a moment before the process can be waited for: Celery looks at once, finds that it still
-lives, and looks no more until its timer comes round.
+lives, and looks no more until its timer comes round. Where the connection to the broker is lost meanwhile, the worker
+stumbles over that process when it connects again, and ends.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ class Pool(asynpool.AsynPool):
         super()._event_process_exit(hub, proc)
         if proc in self._pool:
             hub.call_later(AGAIN_SECONDS, self.maintain_pool)
+
+    def _track_child_process(self, proc: Any, hub: Any) -> None:
+        if getattr(proc, "_sentinel_poll", None) is None:
+            # Not watched yet, or not any more: Celery takes a pipe that it has closed for one that is open.
+            vars(proc).pop("_sentinel_poll", None)
+        super()._track_child_process(proc, hub)
 
 
 class TaskPool(prefork.TaskPool):
