@@ -119,6 +119,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             heads = {"before_header": "packages", "after_header": "packages"}
             shown = {**heads, "before": "", "after": f"install {' '.join(installed)}\n"}
             answer["diff"] = [shown, *answer.get("diff", [])]
+        if not self._task.diff:
+            answer.pop("diff", None)
         result.update(answer)
         if not (installed and self._task.check_mode):
             self._notify(entries, result)

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 try:
-    from ansible.module_utils import platform_capacity, platform_version
+    from ansible.module_utils import platform_capacity, platform_tree, platform_version
     from ansible.module_utils.gpu_partition import cards as gpu
     from ansible.module_utils.gpu_partition import report, workers
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_capacity, platform_version
+    from ansible.module_utils import platform_capacity, platform_tree, platform_version
     from ansible.module_utils.gpu_partition import cards as gpu
     from ansible.module_utils.gpu_partition import report, workers
 
@@ -105,6 +105,14 @@ def gpu_hosts(cards: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     return [host for host, own in cards.items() if gpu.has_workers(own)]
 
 
+def tree_files(root: str, folders: Sequence[str]) -> list[str]:
+    """Return all files below folders of ``root`` by their paths from there: see module_utils/platform_tree.py."""
+    try:
+        return list(platform_tree.files_below(root, folders))
+    except ValueError as error:
+        raise AnsibleFilterError(f"tree_files: {error}") from error
+
+
 def breaking_changes(note: str, deployed: bool, version: str, read: str = "") -> list[str]:
     """Return why a site with this note must not be deployed with this version of the repository; usually nothing."""
     try:
@@ -129,6 +137,9 @@ class FilterModule:
             "gpu_report": gpu_report,
             "gpu_workers": gpu_workers,
             "host_units": host_units,
+            "tree_entries": platform_tree.entries,
+            "tree_files": tree_files,
+            "tree_id": platform_tree.content_id,
             "worker_plan": worker_plan,
             "postgresql_memory": postgresql_memory,
             "redis_memory": redis_memory,
