@@ -1,8 +1,8 @@
 """Action `preflight_facts`: refuse hosts that cannot carry the platform, all problems of all hosts in one list.
 
 Takes the name of a registered result, ``seen``: on each host the lines of ``df --output=avail -B1 /opt
-/opt/escriptorium/current``; on hosts with cards then the line ``driver``, the version of the loaded driver, and the
-bytes of /dev/shm.
+/opt/escriptorium/current``; on hosts with cards then the line ``driver``, the version of the loaded driver, and what
+``df --output=size -B1 /dev/shm`` says.
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.
@@ -50,9 +50,9 @@ def disk_space(result: Any) -> tuple[int | None, bool]:
 
 
 def gpu_state(result: Any) -> tuple[str, int | None]:
-    """(version of the loaded driver, bytes of /dev/shm) from the two lines; nothing for a host without cards."""
+    """(version of the loaded driver, bytes of /dev/shm) from its line and df's; nothing for a host without cards."""
     _, lines = _parts(result)
-    return (lines[0], number(lines[1])) if len(lines) > 1 else ("", None)
+    return (lines[0], number(lines[-1])) if len(lines) > 1 else ("", None)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

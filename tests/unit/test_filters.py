@@ -117,7 +117,7 @@ def test_wrong_input_is_an_error_of_ansible(filters: ModuleType) -> None:
     [
         ({"stdout_lines": ["  Avail", " 1000"]}, (1000, False)),
         ({"stdout_lines": ["  Avail", " 1000", " 1000"]}, (1000, True)),
-        ({"stdout_lines": ["Avail", "1000", "driver", "535.1", "67108864"]}, (1000, False)),
+        ({"stdout_lines": ["Avail", "1000", "driver", "535.1", "1B-blocks", "67108864"]}, (1000, False)),
         ({"skipped": True}, (None, False)),
         (None, (None, False)),
     ],
@@ -131,8 +131,8 @@ def test_disk_space_is_read_from_df(root: Path, result: object, expected: tuple[
     ("lines", "expected"),
     [
         (["Avail", "1000", "1000"], ("", None)),
-        (["Avail", "1000", "driver", "535.1", "67108864"], ("535.1", 67108864)),
-        (["Avail", "1000", "1000", "driver", "", "67108864"], ("", 67108864)),
+        (["Avail", "1000", "driver", "535.1", "1B-blocks", "67108864"], ("535.1", 67108864)),
+        (["Avail", "1000", "1000", "driver", "", "1B-blocks", "67108864"], ("", 67108864)),
     ],
 )
 def test_driver_is_read_behind_df(root: Path, lines: list[str], expected: tuple[str, int | None]) -> None:
