@@ -66,3 +66,14 @@ def run_playbook(ansible_playbook: str, tmp_path: Path) -> RunPlaybook:
         )
 
     return run
+
+
+@pytest.fixture
+def shared_path(tmp_path: Path) -> Path:
+    """Return a folder that every account may enter, for tests in which root acts as another one."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as another account")
+    for folder in [tmp_path, *tmp_path.parents]:
+        if folder.owner() == "root" and folder.is_relative_to("/tmp"):  # noqa: S108 - pytest's folders
+            folder.chmod(folder.stat().st_mode | 0o055)
+    return tmp_path
