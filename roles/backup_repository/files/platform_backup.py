@@ -15,17 +15,19 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 SETTINGS: Final = Path("/etc/pgbackrest/backup.json")
 #: Snapshots of this program; others on the same dataset are left alone.
 SNAPSHOT_PREFIX: Final = "backup-"
+#: A packed release is no larger; its bytes are those of some 3 GB. Unit: bytes
+LARGEST_RELEASE: Final = 20 << 30
 
 
 class BackupError(Exception):
@@ -52,9 +54,9 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         stream.write(text)
+        os.fchmod(handle, mode)
         stream.flush()
-        os.fsync(stream.fileno())
-    Path(name).chmod(mode)
+        os.fsync(handle)
     Path(name).replace(path)
 
 
@@ -97,39 +99,87 @@ def metrics(state: dict[str, Any]) -> str:
 
 
 def superfluous_snapshots(snapshots: list[str], kept: set[str]) -> list[str]:
-    """Return this program's snapshots whose backup is gone, of full names such as tank/media@backup-..."""
-    return [name for name in snapshots if name.partition("@")[2].startswith(SNAPSHOT_PREFIX) and name not in kept]
+    """Return this program's snapshots whose backup is gone, of full names such as tank/media@backup-...
+
+    What precedes the @ says nothing: a pool that was renamed has other names than the records.
+    """
+    names = {name.partition("@")[2] for name in kept}
+    found = ((full, full.partition("@")[2]) for full in snapshots)
+    return [full for full, name in found if name.startswith(SNAPSHOT_PREFIX) and name not in names]
 
 
-def sha256(path: Path) -> str:
-    """Checksum of a file."""
+def is_release(status: os.stat_result, owner: int) -> bool:
+    """Whether a file in the shared tree may be a packed release: no link, pipe or device, no file of others."""
+    return stat.S_ISREG(status.st_mode) and status.st_uid == owner and status.st_size <= LARGEST_RELEASE
+
+
+def packed_releases(folder: int) -> list[str]:
+    """Return the names of packed releases in an open folder, the newest first."""
+    owner, found = os.fstat(folder).st_uid, []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            if entry.name.endswith(".tar.zst") and is_release(status, owner):
+                found.append((status.st_mtime, entry.name))
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def copy_stream(source: IO[bytes], target: IO[bytes], size: int) -> str:
+    """Copy so many bytes at most; answers their SHA-256."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
+    while size > 0 and (block := source.read(min(size, 1 << 20))):
+        digest.update(block)
+        target.write(block)
+        size -= len(block)
     return digest.hexdigest()
 
 
+def keep_release(folder: int, name: str, target: Path) -> None:
+    """Copy a packed release, for root alone, unless it is there.
+
+    Raises:
+        OSError: it cannot be copied, or its name leads to something else by now.
+
+    """
+    copy, partial = target / name, target / f".{name}.partial"
+    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    with os.fdopen(handle, "rb") as source:
+        status = os.fstat(handle)
+        if not is_release(status, os.fstat(folder).st_uid):
+            raise OSError(f"{name} is no packed release any more")
+        if copy.exists() and copy.stat().st_size == status.st_size:
+            copy.chmod(0o600)
+            return
+        partial.unlink(missing_ok=True)
+        try:
+            with partial.open("xb") as stream:
+                os.fchmod(stream.fileno(), 0o600)
+                digest = copy_stream(source, stream, status.st_size)
+            os.utime(partial, (status.st_atime, status.st_mtime))
+            partial.replace(copy)
+        finally:
+            partial.unlink(missing_ok=True)
+    write_whole(target / f"{name}.sha256", f"{digest}  {name}\n")
+
+
 def keep_releases(source: Path, target: Path, keep: int, current: str | None) -> list[str]:
-    """Copy the newest packed releases, and the current one whatever its age; answers the names of those kept."""
-    found = sorted(source.glob("*.tar.zst"), key=lambda path: path.stat().st_mtime, reverse=True)
-    chosen = [path for path in found if current is not None and path.name == f"{current}.tar.zst"]
-    chosen += [path for path in found if path not in chosen]
-    chosen = chosen[:keep]
-    for path in chosen:
-        copy = target / path.name
-        if copy.exists() and copy.stat().st_size == path.stat().st_size:
-            continue
-        partial = target / f".{path.name}.partial"
-        shutil.copyfile(path, partial)
-        os.utime(partial, (path.stat().st_atime, path.stat().st_mtime))
-        digest = sha256(partial)
-        partial.replace(copy)
-        write_whole(target / f"{path.name}.sha256", f"{digest}  {path.name}\n")
+    """Copy the newest packed releases, and the current one whatever its age; answers the names of those kept.
+
+    Whoever writes in the source is no more than a guest here: nothing there is trusted to stay what it was.
+    """
+    folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        names = packed_releases(folder)
+        chosen = [name for name in names if current is not None and name == f"{current}.tar.zst"]
+        chosen += [name for name in names if name not in chosen]
+        chosen = chosen[:keep]
+        for name in chosen:
+            keep_release(folder, name, target)
+    finally:
+        os.close(folder)
     # Only what was copied from here is bounded: as many as are kept, the newest.
     copies = sorted(target.glob("*.tar.zst"), key=lambda path: path.stat().st_mtime, reverse=True)
-    names = [path.name for path in chosen]
-    spare = [path for path in copies if path.name not in names][max(0, keep - len(names)) :]
+    spare = [path for path in copies if path.name not in chosen][max(0, keep - len(chosen)) :]
     for path in spare:
         path.unlink()
         (target / f"{path.name}.sha256").unlink(missing_ok=True)
@@ -157,9 +207,7 @@ def make_backup(settings: dict[str, Any], kind: str, release: str | None) -> dic
     # Waits until the log of changes up to now has arrived.
     run("pgbackrest", f"--stanza={stanza}", "check", user=user)
 
-    releases: list[str] = []
-    if settings["releases"]:
-        releases = keep_releases(Path(settings["releases"]), root / "releases", int(settings["keep_releases"]), release)
+    releases, warnings = _try_to_keep_releases(settings, release)
     record = {
         "label": backup["label"],
         "type": backup["type"],
@@ -174,22 +222,41 @@ def make_backup(settings: dict[str, Any], kind: str, release: str | None) -> dic
         "releases": releases,
     }
     write_whole(root / "records" / f"{backup['label']}.json", json.dumps(record, indent=2) + "\n")
-    _forget(root / "records", backup_labels(info, stanza), settings["dataset"])
-    return record
+    warnings += _forget(root / "records", backup_labels(info, stanza), settings["dataset"])
+    return record | {"warnings": warnings}
 
 
-def _forget(records: Path, labels: set[str], dataset: str) -> None:
-    """Remove records and snapshots whose backup pgBackRest has removed by its age."""
+def _try_to_keep_releases(settings: dict[str, Any], current: str | None) -> tuple[list[str], list[str]]:
+    """Copy packed releases; answers the names of those kept, and what went wrong, which costs no backup."""
+    if not settings["releases"]:
+        return [], []
+    target = Path(settings["path"], "releases")
+    try:
+        return keep_releases(Path(settings["releases"]), target, int(settings["keep_releases"]), current), []
+    except OSError as error:
+        return sorted(path.name for path in target.glob("*.tar.zst")), [f"no release was kept: {error}"]
+
+
+def _forget(records: Path, labels: set[str], dataset: str) -> list[str]:
+    """Remove records and snapshots whose backup pgBackRest has removed by its age; answers what could not go.
+
+    A snapshot that media were restored from carries them until what was there before is destroyed.
+    """
     kept = set()
     for path in records.glob("*.json"):
         if path.stem in labels:
             kept.add(json.loads(path.read_text())["media_snapshot"])
         else:
             path.unlink()
+    left = []
     if dataset:
         snapshots = run("zfs", "list", "-H", "-t", "snapshot", "-o", "name", "-d", "1", dataset).split()
         for name in superfluous_snapshots(snapshots, kept):
-            run("zfs", "destroy", name)
+            try:
+                run("zfs", "destroy", name)
+            except BackupError as error:
+                left.append(f"{name} stays: {error}")
+    return left
 
 
 def main() -> int:
@@ -206,7 +273,7 @@ def main() -> int:
     status = 0
     try:
         record = make_backup(settings, options.type, options.release)
-    except (BackupError, OSError) as error:
+    except (BackupError, OSError, ValueError, KeyError) as error:
         sys.stderr.write(f"no backup was made: {error}\n")
         state |= {"success": False, "ended": round(time.time())}
         status = 1
@@ -220,8 +287,14 @@ def main() -> int:
             "repository_bytes": record["repository_bytes"],
         }
         sys.stdout.write(json.dumps(record) + "\n")
-    write_whole(state_path, json.dumps(state) + "\n")
+        sys.stderr.writelines(f"WARNING: {warning}\n" for warning in record["warnings"])
+    # First what monitoring reads: the disk of the backups may be full.
     write_whole(Path(settings["metrics"]), metrics(state))
+    try:
+        write_whole(state_path, json.dumps(state) + "\n")
+    except OSError as error:
+        sys.stderr.write(f"the state of the backups is not kept: {error}\n")
+        status = 1
     return status
 
 

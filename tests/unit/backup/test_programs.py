@@ -72,6 +72,11 @@ def test_snapshots_of_others_stay() -> None:
     assert platform_backup.superfluous_snapshots(names, {"m@backup-2"}) == ["m@backup-1"]
 
 
+def test_a_pool_that_was_renamed_keeps_the_snapshots_of_its_backups() -> None:
+    names = ["new/m@backup-1", "new/m@backup-2"]
+    assert platform_backup.superfluous_snapshots(names, {"old/m@backup-2"}) == ["new/m@backup-1"]
+
+
 def release(folder: Path, name: str, age: int) -> None:
     path = folder / f"{name}.tar.zst"
     path.write_text(name)
@@ -90,6 +95,139 @@ def test_current_release_is_kept_even_if_it_is_old(tmp_path: Path) -> None:
     # Another one is current: the oldest copy makes room.
     assert platform_backup.keep_releases(source, target, 2, "middle") == ["middle.tar.zst", "new.tar.zst"]
     assert sorted(path.name for path in target.iterdir() if path.name.startswith(("old", "."))) == []
+
+
+@pytest.fixture
+def releases(tmp_path: Path) -> tuple[Path, Path]:
+    """Folder of packed releases in the shared tree, and that of their copies."""
+    source, target = tmp_path / "from", tmp_path / "to"
+    for folder in (source, target):
+        folder.mkdir()
+    return source, target
+
+
+def test_copies_are_for_root_alone_and_no_link_is_followed(releases: tuple[Path, Path], tmp_path: Path) -> None:
+    source, target = releases
+    secret = tmp_path / "secret"
+    secret.write_text("root's")
+    secret.chmod(0o600)
+    release(source, "good", 5)
+    (source / "secret.tar.zst").symlink_to(secret)
+    (source / "dangling.tar.zst").symlink_to("nowhere")
+    (source / "endless.tar.zst").symlink_to("/dev/zero")
+    os.mkfifo(source / "pipe.tar.zst")
+    (source / "folder.tar.zst").mkdir()
+    assert platform_backup.keep_releases(source, target, 9, "secret") == ["good.tar.zst"]
+    assert (target / "good.tar.zst").stat().st_mode & 0o777 == 0o600
+    source.rename(tmp_path / "moved")
+    source.symlink_to(tmp_path / "moved")
+    with pytest.raises(OSError, match="Not a directory"):
+        platform_backup.keep_releases(source, target, 9, None)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_of_another_account_is_no_release(releases: tuple[Path, Path]) -> None:
+    source, target = releases
+    release(source, "linked", 5)  # a hard link, as an NFS server makes them, to what its maker cannot read
+    os.chown(source, 2000, 2000)
+    assert platform_backup.keep_releases(source, target, 9, None) == []
+
+
+def test_a_release_is_bounded(releases: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = releases
+    monkeypatch.setattr(platform_backup, "LARGEST_RELEASE", 3)
+    release(source, "one", 5)
+    release(source, "large", 6)
+    assert platform_backup.keep_releases(source, target, 9, None) == ["one.tar.zst"]
+    with (source / "one.tar.zst").open("rb") as growing, (target / "copy").open("wb") as stream:
+        platform_backup.copy_stream(growing, stream, 2)
+    assert (target / "copy").read_text() == "on"
+
+
+class Backup:
+    """The program in a folder, with pgBackRest and ZFS that answer as they do."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        for name in ("records", "releases", "shared", "metrics"):
+            (folder / name).mkdir()
+        self.settings = {
+            "stanza": "main",
+            "user": "postgres",
+            "path": str(folder),
+            "dataset": "tank/media",
+            "releases": str(folder / "shared"),
+            "keep_releases": 2,
+            "metrics": str(folder / "metrics/backup.prom"),
+        }
+        (folder / "backup.json").write_text(json.dumps(self.settings))
+        self.told: list[str] = []
+        self.busy = ""
+        monkeypatch.setattr(platform_backup, "SETTINGS", folder / "backup.json")
+        monkeypatch.setattr(platform_backup, "run", self.answer)
+        monkeypatch.setattr("sys.argv", ["platform-backup", "full"])
+
+    def answer(self, *words: str, user: str | None = None) -> str:
+        command = " ".join(words)
+        self.told.append(command)
+        if words[-1] == "info":
+            backup = {
+                "label": "20261129F",
+                "type": "full",
+                "timestamp": {"stop": 1},
+                "info": {"size": 5, "repository": {"delta": 3}},
+                "archive": {"start": "1", "stop": "2"},
+            }
+            return json.dumps([{"name": "main", "backup": [backup]}]) if user == "postgres" else ""
+        if command.startswith("zfs list"):
+            return "tank/media@backup-1\ntank/media@backup-2\n"
+        if self.busy and command == f"zfs destroy {self.busy}":
+            raise platform_backup.BackupError("snapshot has dependent clones")
+        return ""
+
+    def metric(self, name: str) -> float:
+        lines = (self.folder / "metrics/backup.prom").read_text().splitlines()
+        return float(dict(line.split() for line in lines if not line.startswith("#"))[f"escriptorium_backup_{name}"])
+
+
+@pytest.fixture
+def backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Backup:
+    return Backup(tmp_path, monkeypatch)
+
+
+def test_trouble_with_releases_costs_no_backup(backup: Backup, capsys: pytest.CaptureFixture[str]) -> None:
+    (backup.folder / "shared").rmdir()
+    (backup.folder / "shared").symlink_to("nowhere")
+    assert platform_backup.main() == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["label"] == "20261129F"
+    assert "no release was kept" in said.err
+    assert backup.metric("success") == 1
+    assert "zfs destroy tank/media@backup-2" in backup.told
+
+
+def test_a_snapshot_that_media_were_restored_from_stays_and_the_others_go(
+    backup: Backup, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup.busy = "tank/media@backup-1"
+    assert platform_backup.main() == 0
+    assert "tank/media@backup-1 stays: snapshot has dependent clones" in capsys.readouterr().err
+    assert backup.told[-1] == "zfs destroy tank/media@backup-2"
+    assert backup.metric("success") == 1
+
+
+def test_a_full_disk_of_the_backups_is_seen_by_monitoring(backup: Backup, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert platform_backup.main() == 0
+    write = platform_backup.write_whole
+
+    def full(path: Path, text: str, mode: int = 0o644) -> None:
+        if path.parent.name != "metrics":
+            raise OSError(28, "No space left on device")
+        write(path, text, mode)
+
+    monkeypatch.setattr(platform_backup, "write_whole", full)
+    assert platform_backup.main() == 1
+    assert backup.metric("success") == 0
 
 
 @pytest.mark.parametrize("role", ["backup", "backup_repository"])
