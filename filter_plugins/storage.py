@@ -21,6 +21,8 @@ except ImportError:
 # Properties that zfs shows in bytes, whatever they were written in.
 LIMITS = frozenset({"quota", "refquota", "reservation", "refreservation"})
 SIZES = LIMITS | {"recordsize", "special_small_blocks"}
+# Mark of a dataset that is about to take the place of another one: roles/backup_repository/files/restore_media.py.
+RESTORING = "escriptorium:restoring"
 
 
 def zfs_arc_max(memory: int, shared: bool = False) -> int:
@@ -44,18 +46,45 @@ def zfs_properties(properties: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def zfs_lifted(datasets: Sequence[Mapping[str, Any]], pool: str, limits: str) -> list[dict[str, str]]:
-    """Return limits that datasets have and shall have no more.
+def zfs_shown(output: str) -> dict[str, dict[str, tuple[str, str]]]:
+    """Read ``zfs get -H -o name,property,value,source``: value and source of each property of each dataset."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for line in output.splitlines():
+        name, key, value, source = line.split("\t")
+        found.setdefault(name, {})[key] = (value, source)
+    return found
 
-    ``limits`` is what ``zfs get -H -o name,property`` answers for all limits that are set.
-    """
-    there = {tuple(line.split("\t")) for line in limits.splitlines()}
+
+def zfs_lifted(datasets: Sequence[Mapping[str, Any]], pool: str, output: str) -> list[dict[str, str]]:
+    """Return limits that datasets have by themselves and shall have no more; ``output`` as ``zfs_shown`` reads it."""
+    shown = zfs_shown(output)
     return [
-        {"dataset": f"{pool}/{dataset['name']}", "property": name}
-        for dataset in datasets
-        for name, value in dataset.get("properties", {}).items()
-        if name in LIMITS and str(value) == "none" and (f"{pool}/{dataset['name']}", name) in there
+        {"dataset": full, "property": key}
+        for full, properties in ((f"{pool}/{dataset['name']}", dataset.get("properties", {})) for dataset in datasets)
+        for key, value in properties.items()
+        if key in LIMITS and str(value) == "none" and shown.get(full, {}).get(key, ("", ""))[1] == "local"
     ]
+
+
+def zfs_out_of_place(datasets: Sequence[Mapping[str, Any]], pool: str, output: str) -> list[str]:
+    """Say which datasets are not where their files are looked for, and what helps.
+
+    What is written then goes to the folder below, or into an empty dataset of that name. ``output`` is as ``zfs_shown``
+    reads it, with mounted, mountpoint and the mark of a restore.
+    """
+    shown, problems = zfs_shown(output), []
+    marks = {name: values[RESTORING][0] for name, values in shown.items() if values[RESTORING][0] != "-"}
+    for dataset in datasets:
+        full = f"{pool}/{dataset['name']}"
+        found = {key: value for key, (value, _) in shown.get(full, {}).items()}
+        begun = [mark for name, mark in marks.items() if name == full or name.startswith(f"{full}-restored-")]
+        unmounted = found.get("mounted") == "no" and found.get("mountpoint", "").startswith("/")
+        if begun and (not found or unmounted or full in marks):
+            moment = begun[0].split()[0]
+            problems.append(f"A restore of {full} was cut off. Repeat it, or type: restore-media {full} {moment}")
+        elif unmounted and dataset.get("properties", {}).get("canmount", "on") == "on":
+            problems.append(f"{full} is not mounted, and its files would go elsewhere. Type: zfs mount {full}")
+    return problems
 
 
 def zfs_report(raw: Mapping[str, Any], shared: bool = False, ashift: int = capacity.ASHIFT) -> str:
@@ -74,6 +103,7 @@ class FilterModule:
         return {
             "zfs_arc_max": zfs_arc_max,
             "zfs_lifted": zfs_lifted,
+            "zfs_out_of_place": zfs_out_of_place,
             "zfs_properties": zfs_properties,
             "zfs_report": zfs_report,
         }

@@ -24,8 +24,44 @@ def test_only_limits_that_are_set_are_lifted() -> None:
         {"name": "media", "properties": {"quota": "none", "refquota": "none"}},
         {"name": "backups", "properties": {"quota": "1T"}},
     ]
-    there = "tank/media\tquota\ntank/backups\tquota\ntank/media/own\trefquota"
+    there = (
+        "tank/media\tquota\t1T\tlocal\ntank/media\trefquota\t1T\tdefault\ntank/backups\tquota\t1T\tlocal\n"
+        "tank/media/own\trefquota\t1G\tlocal"
+    )
     assert FILTERS["zfs_lifted"](datasets, "tank", there) == [{"dataset": "tank/media", "property": "quota"}]
+
+
+def dataset(name: str, mounted: str = "yes", place: str = "/srv/media", mark: str = "-") -> str:
+    values = {"mounted": mounted, "mountpoint": place, "escriptorium:restoring": mark}
+    return "".join(f"{name}\t{key}\t{value}\t-\n" for key, value in values.items())
+
+
+CUT_OFF = "A restore of tank/media was cut off. Repeat it, or type: restore-media tank/media 200.0"
+UNMOUNTED = "tank/media is not mounted, and its files would go elsewhere. Type: zfs mount tank/media"
+
+
+@pytest.mark.parametrize(
+    ("shown", "problems"),
+    [
+        (dataset("tank"), []),
+        (dataset("tank/media"), []),
+        (dataset("tank/media", "no"), [UNMOUNTED]),
+        (dataset("tank/media", "no", "none"), []),
+        (dataset("tank/media") + dataset("tank/media-restored-S", mark="200.0 S"), []),
+        (dataset("tank/media", "no") + dataset("tank/media-restored-S", mark="200.0 S"), [CUT_OFF]),
+        (dataset("tank/media-before-S", "no") + dataset("tank/media-restored-S", mark="200.0 S"), [CUT_OFF]),
+        (dataset("tank/media-before-S", "no") + dataset("tank/media", mark="200.0 S"), [CUT_OFF]),
+        (dataset("tank/media") + dataset("tank/media-before-S", "no"), []),
+    ],
+)
+def test_datasets_that_are_not_in_their_places_are_refused(shown: str, problems: list[str]) -> None:
+    declared = [{"name": "media", "properties": {"quota": "1T"}}]
+    assert FILTERS["zfs_out_of_place"](declared, "tank", shown) == problems
+
+
+def test_a_dataset_that_is_meant_to_stay_unmounted_is_in_its_place() -> None:
+    declared = [{"name": "media", "properties": {"canmount": "noauto"}}]
+    assert FILTERS["zfs_out_of_place"](declared, "tank", dataset("tank/media", "no")) == []
 
 
 def test_a_property_without_a_size_names_itself() -> None:
