@@ -124,7 +124,7 @@ def test_unknown_host_key_is_refused(frontend: Any, inventory: Inventory) -> Non
 def test_trial_restore_compares_with_the_live_database(inventory: Inventory, frontend: Any) -> None:
     run = play(inventory, "playbooks/drill-restore.yml")
     assert run.changed == []
-    result = json.loads(frontend.file("/var/lib/pgbackrest/drill.json").content_string)
+    result = json.loads(frontend.file("/var/lib/platform-drill/drill.json").content_string)
     assert result["success"] is True
     assert result["tables"] > 20
     assert result["age_seconds"] >= 0

@@ -12,12 +12,14 @@ rows, and the same newest rows. Prints the result as JSON, exit status 0 or 1; m
 
 The second leaves a server with the database of the moment, which is only read, on a socket that only postgres reaches,
 and the account, which is taken for the role. It prints where that is, as JSON; the third takes it away. An exit status
-of 3 says that another one is in use. Runs as root, needs nothing but Python.
+of 3 says that another one is in use. Runs as root, needs nothing but Python. All that is done in the folders of both is
+done as postgres, who may put links there.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -28,11 +30,17 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SETTINGS: Final = Path("/etc/pgbackrest/drill.json")
 #: So many of the newest rows of each table are compared word by word.
 NEWEST_ROWS: Final = 100
+#: Files of a restored server beside its data: settings, who may come, who counts as whom, log.
+CONFIGURATION: Final = ("drill.conf", "drill_hba.conf", "drill_ident.conf")
+LOG: Final = "drill.log"
 #: Exit status that says that another server is in use.
 IN_USE: Final = 3
 #: Seconds after which the statistics of the server hold what was written before.
@@ -267,17 +275,15 @@ class Scratch:
 
         """
         began = time.monotonic()
-        for name, text in (
-            ("drill.conf", self.configuration(live, guest)),
-            (
-                "drill_hba.conf",
-                f"local all postgres peer\n{f'local all {guest.role} peer map=guest' if guest else ''}\n",
-            ),
-            ("drill_ident.conf", f"guest {guest.account} {guest.role}\n" if guest else ""),
-        ):
+        texts = (
+            self.configuration(live, guest),
+            f"local all postgres peer\n{f'local all {guest.role} peer map=guest' if guest else ''}\n",
+            f"guest {guest.account} {guest.role}\n" if guest else "",
+        )
+        for name, text in zip(CONFIGURATION, texts, strict=True):
             as_postgres("tee", str(self.folder / name), stdin=text)
         remaining = max(60, int(deadline - time.monotonic()))
-        log = self.folder / "drill.log"
+        log = self.folder / LOG
         options = f"-c config_file={self.folder}/drill.conf -c data_directory={self.data}"
         command = ("start", "-D", str(self.data), "-w", "-t", str(remaining), "-s", "-l", str(log), "-o", options)
         started = as_postgres(f"{self.settings['programs']}/pg_ctl", *command)
@@ -287,7 +293,7 @@ class Scratch:
             if time.monotonic() > deadline:
                 break
             time.sleep(1)
-        said = log.read_text(errors="replace")[-2000:] if log.exists() else started.stderr
+        said = as_postgres("tail", "-c", "2000", str(log)).stdout or started.stderr
         raise DrillError(f"the restored database does not start: {said.strip()}")
 
     def configuration(self, live: Database, guest: Guest | None) -> str:
@@ -317,14 +323,19 @@ class Scratch:
         return self.data.exists() and as_postgres(*command).returncode == 0
 
     def clean(self) -> None:
-        """Stop the server and take its files away, whatever state they are in."""
+        """Stop the server and take its files away, whatever state they are in.
+
+        Raises:
+            DrillError: they cannot be taken away.
+
+        """
         if (self.data / "postmaster.pid").exists():
             as_postgres(f"{self.settings['programs']}/pg_ctl", "stop", "-D", str(self.data), "-m", "immediate", "-s")
-        for path in self.folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        socket = f".s.PGSQL.{self.server.port}"
+        names = (self.data.name, *CONFIGURATION, LOG, socket, f"{socket}.lock")
+        removed = as_postgres("rm", "-rf", "--", *(str(self.folder / name) for name in names))
+        if removed.returncode != 0:
+            raise DrillError(f"{self.folder} cannot be emptied: {removed.stderr.strip()}")
 
 
 class Drill:
@@ -395,12 +406,12 @@ def metrics(result: dict[str, Any], last_success: int) -> str:
     return "".join(f"# HELP {name} {text}\n# TYPE {name} gauge\n{name} {value}\n" for name, text, value in rows)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     """Replace a file in one step: nobody ever reads half of it."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as stream:
         stream.write(text)
-    Path(name).chmod(0o644)
+        os.fchmod(handle, mode)
     Path(name).replace(path)
 
 
@@ -432,13 +443,17 @@ def start_scratch(settings: dict[str, Any], moment: str, guest: Guest | None) ->
     return {"host": str(scratch.folder), "port": scratch.server.port, "seconds": round(seconds, 1)}
 
 
-def _lock(folder: Path) -> bool:
-    """Keep others away from a folder until this program ends; False where another one does."""
-    try:
-        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+@contextlib.contextmanager
+def only_one(settings: dict[str, Any], name: str) -> Iterator[bool]:
+    """Keep others away meanwhile; answers whether none is at work. Only root can open what is locked."""
+    place = Path(settings["result"]).with_name(f"{name}.lock")
+    with os.fdopen(os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as lock:
+        alone = True
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        yield alone
 
 
 def scratch_main() -> int:
@@ -455,19 +470,36 @@ def scratch_main() -> int:
     options = parser.parse_args()
     settings: dict[str, Any] = json.loads(SETTINGS.read_text())
     scratch = Scratch(settings, settings["scratch_folder"], int(settings["scratch_port"]))
-    if not _lock(scratch.folder) or (options.command == "start" and scratch.runs()):
-        sys.stderr.write("somebody brings something back just now. Was that cut off? Then: platform-scratch stop\n")
-        return IN_USE
-    try:
-        if options.command == "stop":
-            scratch.clean()
-        else:
-            guest = Guest(options.account, options.role) if options.account and options.role else None
-            sys.stdout.write(json.dumps(start_scratch(settings, options.target_time, guest)) + "\n")
-    except (DrillError, OSError, ValueError, KeyError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    with only_one(settings, "scratch") as alone:
+        if not alone or (options.command == "start" and scratch.runs()):
+            sys.stderr.write("somebody brings something back just now. Was that cut off? Then: platform-scratch stop\n")
+            return IN_USE
+        try:
+            if options.command == "stop":
+                scratch.clean()
+            else:
+                guest = Guest(options.account, options.role) if options.account and options.role else None
+                sys.stdout.write(json.dumps(start_scratch(settings, options.target_time, guest)) + "\n")
+        except (DrillError, OSError, ValueError, KeyError) as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
     return 0
+
+
+def try_backup(settings: dict[str, Any], *, keep: bool) -> dict[str, Any]:
+    """Restore the newest backup for a trial; answers what was found."""
+    drill = Drill(settings)
+    try:
+        drill.scratch.clean()  # of a trial that was cut off
+        try:
+            drill.run()
+        finally:
+            if not keep:
+                drill.scratch.clean()
+        drill.result["success"] = True
+    except (DrillError, OSError, ValueError, KeyError) as error:
+        drill.result["problem"] = str(error)
+    return drill.result
 
 
 def main() -> int:
@@ -476,30 +508,18 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the restored files where they are")
     options = parser.parse_args()
     settings: dict[str, Any] = json.loads(SETTINGS.read_text())
-    with SETTINGS.open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with only_one(settings, "drill") as alone:
+        if not alone:
             sys.stderr.write("another trial is running\n")
             return 1
-        drill = Drill(settings)
-        drill.scratch.clean()  # of a trial that was cut off
-        try:
-            drill.run()
-            drill.result["success"] = True
-        except (DrillError, OSError, ValueError, KeyError) as error:
-            drill.result["problem"] = str(error)
-        finally:
-            if not options.keep:
-                drill.scratch.clean()
-    result = drill.result | {"ended": round(time.time())}
+        result = try_backup(settings, keep=options.keep) | {"ended": round(time.time())}
     path = Path(settings["result"])
     last_success = json.loads(path.read_text())["last_success"] if path.exists() else 0
     if result["success"]:
         last_success = result["ended"]
     result["last_success"] = last_success
-    write_whole(path, json.dumps(result) + "\n")
     write_whole(Path(settings["metrics"]), metrics(result, last_success))
+    write_whole(path, json.dumps(result) + "\n", 0o600)
     sys.stdout.write(json.dumps(result) + "\n")
     if not result["success"]:
         sys.stderr.write(f"the trial restore FAILED: {result['problem']}\n")

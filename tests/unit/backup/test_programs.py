@@ -55,6 +55,68 @@ def test_failed_trial_is_seen_by_monitoring() -> None:
     assert values["escriptorium_backup_drill_last_success_timestamp_seconds"] == "40"
 
 
+@pytest.fixture
+def scratch(shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> backup_drill.Scratch:
+    """A folder of trials that belongs to the account of PostgreSQL, as whom every number will do here."""
+    programs, place = shared_path / "bin", shared_path / "postgresql"
+    for folder in (programs, place, place / "drill"):
+        folder.mkdir()
+    for folder in (place, place / "drill"):
+        os.chown(folder, 2000, 2000)
+    (programs / "pg_ctl").write_text("#!/bin/sh\necho it does not start >&2\nexit 1\n")
+    (programs / "pg_ctl").chmod(0o755)
+    run = subprocess.run
+
+    def as_other(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        assert words[:4] == ["runuser", "-u", "postgres", "--"]
+        return run(["setpriv", "--reuid=2000", "--regid=2000", "--clear-groups", *words[4:]], **options)
+
+    monkeypatch.setattr("subprocess.run", as_other)
+    return backup_drill.Scratch({"programs": str(programs)}, str(place / "drill"), 5499)
+
+
+def test_a_folder_of_trials_that_became_a_link_costs_nobody_else_his_files(scratch: backup_drill.Scratch) -> None:
+    scratch.data.mkdir()
+    os.chown(scratch.data, 2000, 2000)
+    (scratch.folder / "drill.conf").touch()
+    scratch.clean()
+    assert not any(scratch.folder.iterdir())
+
+    valuable = scratch.folder.parent.parent / "root"
+    (valuable / "data").mkdir(parents=True)
+    (valuable / "data/key").touch()
+    scratch.folder.rename(scratch.folder.with_name("moved"))
+    scratch.folder.symlink_to(valuable)
+    with pytest.raises(backup_drill.DrillError, match="cannot be emptied"):
+        scratch.clean()
+    assert (valuable / "data/key").exists()
+
+
+def test_a_log_that_became_a_link_shows_nothing_that_only_root_reads(scratch: backup_drill.Scratch) -> None:
+    secret = scratch.folder.parent.parent / "secret"
+    secret.write_text("root's")
+    secret.chmod(0o600)
+    (scratch.folder / "drill.log").symlink_to(secret)
+
+    class Live(backup_drill.Database):
+        def ask(self, database: str, query: str) -> str:  # noqa: ARG002
+            return "1"
+
+    with pytest.raises(backup_drill.DrillError) as said:
+        scratch.start(Live("", 0), deadline=0)
+    assert "root's" not in str(said.value)
+    assert "it does not start" in str(said.value)
+
+
+def test_one_trial_at_a_time_and_only_root_can_hold_others_up(tmp_path: Path) -> None:
+    settings = {"result": str(tmp_path / "drill.json")}
+    with backup_drill.only_one(settings, "drill") as first, backup_drill.only_one(settings, "drill") as second:
+        assert (first, second) == (True, False)
+        assert (tmp_path / "drill.lock").stat().st_mode & 0o077 == 0
+    with backup_drill.only_one(settings, "drill") as again:
+        assert again
+
+
 def info(*labels: str) -> str:
     backups = [{"label": label, "timestamp": {"stop": number}} for number, label in enumerate(labels)]
     return json.dumps([{"name": "other"}, {"name": "main", "backup": backups}])
