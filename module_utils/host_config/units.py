@@ -56,13 +56,14 @@ class WantedUnit:
 
 @dataclass(frozen=True)
 class UnitState:
-    """What systemd says of a unit: see PROPERTIES."""
+    """What systemd says of a unit: see PROPERTIES. One that is ``fixed`` starts by others, and cannot be disabled."""
 
     loaded: bool = False
     active: str = "inactive"
     enabled: bool = False
     process: int = 0
     stale: bool = False
+    fixed: bool = False
 
     @property
     def runs(self) -> bool:
@@ -120,10 +121,12 @@ def parse_show(output: str) -> dict[str, UnitState]:
     states = {}
     for paragraph in output.strip().split("\n\n"):
         values = dict(line.partition("=")[::2] for line in paragraph.splitlines() if "=" in line)
+        file_state = values.get("UnitFileState", "")
         state = UnitState(
             loaded=values.get("LoadState") == "loaded",
             active=values.get("ActiveState", "inactive"),
-            enabled=values.get("UnitFileState", "") in ENABLED,
+            enabled=file_state in ENABLED,
+            fixed=file_state in ENABLED and not file_state.startswith("enabled"),
             process=int(values.get("MainPID") or 0),
             stale=values.get("NeedDaemonReload") == "yes",
         )
@@ -183,7 +186,7 @@ def plan(
         if unit.state in {"stopped", "absent"}:
             if state.runs:
                 steps.stop.append(unit.name)
-            if state.enabled and state.loaded:
+            if state.enabled and not state.fixed and state.loaded:
                 steps.disable.append(unit.name)
         elif unit.state != "described":
             if not state.enabled:

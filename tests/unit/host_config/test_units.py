@@ -91,6 +91,14 @@ def test_units_that_are_not_to_run(state: str, stop: bool, disable: bool) -> Non
     assert steps(WantedUnit("a.service", state=state)) == Steps(), "one that is not there"
 
 
+@pytest.mark.parametrize("kind", ["static", "alias", "indirect", "generated", "enabled", "enabled-runtime"])
+@pytest.mark.parametrize("state", ["stopped", "absent"])
+def test_a_unit_that_only_others_start_cannot_be_disabled(kind: str, state: str) -> None:
+    shown = f"Names=a.service\nLoadState=loaded\nActiveState=active\nUnitFileState={kind}\n"
+    found = steps(WantedUnit("a.service", state=state), a=parse_show(shown)["a.service"])
+    assert found == Steps(stop=["a.service"], disable=["a.service"] * kind.startswith("enabled"))
+
+
 def test_enabled_is_no_start() -> None:
     assert steps(WantedUnit("a.service", state="enabled")) == Steps(enable=["a.service"])
 
