@@ -2,11 +2,13 @@
 
 Runs on hosts, with the standard library. A file is written beside its place, with its owner and mode from the start,
 and renamed into place: no reader ever sees half of it, or a secret with the mode of another file. All files of a role
-are written and validated before the first is renamed: where one cannot be, none has changed.
+are written and validated before the first is renamed: where one cannot be, none has changed. Folders are found as
+places.py says: an account whose folder is on the way leads root nowhere.
 """
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import os
 import pwd
@@ -17,8 +19,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .places import PlaceError, Places
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     # Runs a command: words in, (status, output, errors) out.
     Run = Callable[[list[str]], tuple[int, str, str]]
@@ -53,6 +57,7 @@ class WantedFile:
         secret: whether a difference hides the content.
         validate: command, with ``%s`` for the new file, that ends with 0 where the file is right.
         once: a file that is there stays as it is.
+        at: where it is reached, by the open folder that it lies in; found here.
 
     """
 
@@ -68,6 +73,7 @@ class WantedFile:
     secret: bool = False
     validate: str = ""
     once: bool = False
+    at: str = ""
 
 
 @dataclass
@@ -115,32 +121,51 @@ def apply_all(wanted: Iterable[WantedFile], *, check: bool, run: Run) -> list[Ch
     """
     changes: list[Change] = []
     seen = set()
-    try:
-        for one in wanted:
-            if one.path in seen:
-                raise FileError(f"{one.path} is named twice")
-            seen.add(one.path)
-            change = prepare(one, check=check, run=run)
-            if change is not None:
-                changes.append(change)
-        for change in changes:
-            change.commit()
-    finally:
-        for change in changes:
-            if change.beside:
-                Path(change.beside).unlink(missing_ok=True)
+    with Places() as places:
+        try:
+            for one in wanted:
+                if one.path in seen:
+                    raise FileError(f"{one.path} is named twice")
+                seen.add(one.path)
+                with _named(one.path):
+                    change = prepare(one, places, check=check, run=run)
+                if change is not None:
+                    changes.append(change)
+            for change in changes:
+                with _named(change.path):
+                    change.commit()
+        except PlaceError as error:
+            raise FileError(str(error)) from error
+        finally:
+            for change in changes:
+                if change.beside:
+                    Path(change.beside).unlink(missing_ok=True)
     return changes
 
 
-def prepare(wanted: WantedFile, *, check: bool, run: Run) -> Change | None:
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """Say of an error of the system which path it is about, and not by which open folder it was reached."""
+    try:
+        yield
+    except OSError as error:
+        about = "" if str(error.filename or "").startswith("/proc/") else f" ({error})"
+        raise FileError(f"{path}: {error.strerror}{about}") from error
+
+
+def prepare(wanted: WantedFile, places: Places, *, check: bool, run: Run) -> Change | None:
     """Write what a path is to become beside it; its ``commit`` puts that in force. None where all is right."""
-    wanted = _with_defaults(wanted)
+    if wanted.state == "directory":
+        return _folder(_with_defaults(wanted), places, check)
+    at = places.entry(wanted.path)
+    if at is None and not check and wanted.state != "absent":
+        folder = Path(wanted.path).parent
+        raise FileError(f"{folder} is missing, so {wanted.path} cannot be written: name the folder before its files")
+    wanted = _with_defaults(replace(wanted, at=at or wanted.path))
     if wanted.state == "absent":
         return _remove(wanted, check)
     if wanted.state == "link":
         return _link(wanted, check)
-    if wanted.state == "directory":
-        return _folder(wanted, check)
     if wanted.state == "made":
         return _made(wanted, check, run)
     return _file(wanted, check, run)
@@ -148,7 +173,7 @@ def prepare(wanted: WantedFile, *, check: bool, run: Run) -> Change | None:
 
 def _with_defaults(wanted: WantedFile) -> WantedFile:
     owner, group, mode = "root", "root", MODES.get(wanted.state, "0644")
-    if wanted.state == "line" and (found := _status(wanted.path)) is not None:
+    if wanted.state == "line" and (found := _status(wanted.at)) is not None:
         if not stat.S_ISREG(found.st_mode):
             raise FileError(f"{wanted.path} is no plain file, and a line of it is wanted")
         owner, group, mode = str(found.st_uid), str(found.st_gid), f"{stat.S_IMODE(found.st_mode):04o}"
@@ -163,31 +188,31 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def _remove(wanted: WantedFile, check: bool) -> Change | None:
-    found = _status(wanted.path)
+    found = _status(wanted.at)
     if found is None:
         return None
     if stat.S_ISDIR(found.st_mode):
         raise FileError(f"{wanted.path} is a folder and is not removed: only files and links are")
     change = Change(wanted.path, notes=["removed"])
     if not check:
-        change.commit = Path(wanted.path).unlink
+        change.commit = Path(wanted.at).unlink
     return change
 
 
 def _link(wanted: WantedFile, check: bool) -> Change | None:
-    found = _status(wanted.path)
+    found = _status(wanted.at)
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise FileError(f"{wanted.path} is a folder, and a link to {wanted.target} is wanted there")
-    before = str(Path(wanted.path).readlink()) if found is not None and stat.S_ISLNK(found.st_mode) else ""
+    before = str(Path(wanted.at).readlink()) if found is not None and stat.S_ISLNK(found.st_mode) else ""
     if before == wanted.target:
         return None
     change = Change(wanted.path, f"-> {before}\n" if before else "", f"-> {wanted.target}\n")
     if not check:
-        beside = Path(f"{wanted.path}.ansible-new")
+        beside = Path(f"{wanted.at}.ansible-new")
         beside.unlink(missing_ok=True)
         beside.symlink_to(wanted.target)
         change.beside = str(beside)
-        change.commit = lambda: beside.replace(wanted.path)
+        change.commit = lambda: beside.replace(wanted.at)
     return change
 
 
@@ -216,30 +241,21 @@ def _rights(wanted: WantedFile, found: os.stat_result | None, numbers: tuple[int
     return notes
 
 
-def _folder(wanted: WantedFile, check: bool) -> Change | None:
-    # A folder that is reached by a link counts: /var/run and its like.
-    try:
-        found: os.stat_result | None = Path(wanted.path).stat()
-    except (FileNotFoundError, NotADirectoryError):
-        found = None
-    if found is not None and not stat.S_ISDIR(found.st_mode):
-        raise FileError(f"{wanted.path} is not a folder, and one is wanted there")
+def _folder(wanted: WantedFile, places: Places, check: bool) -> Change | None:
+    handle = places.folder(wanted.path)
     numbers = _numbers(wanted, check)
-    notes = _rights(wanted, found, numbers)
-    if found is not None and not notes:
+    notes = _rights(wanted, os.fstat(handle), numbers) if handle is not None else []
+    if handle is not None and not notes:
         return None
     if not check:
-        if found is None:
-            # Those above it as well, with the system's rights for them.
-            Path(wanted.path).mkdir(mode=0o755, parents=True, exist_ok=True)
-        _give(wanted.path, wanted, numbers)
+        # Those above it as well, with the system's rights for them.
+        _give_open(places.made_folder(wanted.path), wanted, numbers)
     return Change(wanted.path, notes=notes or ["folder made"])
 
 
-def _give(path: str, wanted: WantedFile, numbers: tuple[int | None, int | None]) -> None:
-    """Set owner, group and mode, of nothing that a link leads to but a folder."""
-    follow = os.O_DIRECTORY if wanted.state == "directory" else os.O_NOFOLLOW
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | follow)
+def _give(wanted: WantedFile, numbers: tuple[int | None, int | None]) -> None:
+    """Set owner, group and mode of a file, and not of what a link leads to."""
+    handle = os.open(wanted.at, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         _give_open(handle, wanted, numbers)
     finally:
@@ -253,7 +269,7 @@ def _give_open(handle: int, wanted: WantedFile, numbers: tuple[int | None, int |
 
 
 def _made(wanted: WantedFile, check: bool, run: Run) -> Change | None:
-    found = _status(wanted.path)
+    found = _status(wanted.at)
     numbers = _numbers(wanted, check)
     if found is not None and not stat.S_ISREG(found.st_mode):
         raise FileError(f"{wanted.path} is no file, and one is wanted there")
@@ -267,12 +283,14 @@ def _made(wanted: WantedFile, check: bool, run: Run) -> Change | None:
             status, output, errors = run(list(wanted.command))
             if status != 0:
                 raise FileError(f"{wanted.path} is not made: {wanted.command[0]} says {(errors or output).strip()}")
-        _give(wanted.path, wanted, numbers)
+        _give(wanted, numbers)
     return Change(wanted.path, notes=notes)
 
 
-def _read(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+def _read(at: str) -> str:
+    handle = os.open(at, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    with os.fdopen(handle, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
 
 
 def _text(wanted: WantedFile, before: str) -> str:
@@ -290,11 +308,11 @@ def _text(wanted: WantedFile, before: str) -> str:
 
 
 def _file(wanted: WantedFile, check: bool, run: Run) -> Change | None:
-    found = _status(wanted.path)
+    found = _status(wanted.at)
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise FileError(f"{wanted.path} is a folder, and a file is wanted there")
     plain = found is not None and stat.S_ISREG(found.st_mode)
-    before = _read(wanted.path) if plain else ""
+    before = _read(wanted.at) if plain else ""
     after = before if plain and wanted.once else _text(wanted, before)
     numbers = _numbers(wanted, check)
     notes = _rights(wanted, found, numbers) if plain else []
@@ -305,9 +323,9 @@ def _file(wanted: WantedFile, check: bool, run: Run) -> Change | None:
         beside = _write(wanted, after, numbers, check, run)
         if beside:
             change.beside = beside
-            change.commit = lambda: Path(beside).replace(wanted.path)
+            change.commit = lambda: Path(beside).replace(wanted.at)
     elif not check:
-        change.commit = lambda: _give(wanted.path, wanted, numbers)
+        change.commit = lambda: _give(wanted, numbers)
     if before != after or not plain:
         if wanted.secret:
             change.notes.append("content changed (it holds a secret)")
@@ -328,13 +346,10 @@ def _write(
     run: Run,
 ) -> str:
     """Write and validate a file beside its place; answers where, or nothing where it is not to be put in force."""
-    folder = Path(wanted.path).parent
-    if not folder.is_dir() and not check:
-        raise FileError(f"{folder} is missing, so {wanted.path} cannot be written: name the folder before its files")
     if check and not wanted.validate:
         return ""
     # Beside the file, so that the renaming is one step; of a dry run nothing stays on the host.
-    handle, beside = tempfile.mkstemp(prefix=".ansible-", dir=None if check else folder)
+    handle, beside = tempfile.mkstemp(prefix=".ansible-", dir=None if check else Path(wanted.at).parent)
     ready = False
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:

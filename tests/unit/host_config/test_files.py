@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from module_utils.host_config.files import Change, FileError, WantedFile, apply_all
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ME, MINE = str(os.getuid()), str(os.getgid())
 
@@ -196,3 +194,87 @@ def test_bytes_that_are_no_text_are_compared_and_kept(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\n")
     apply(wanted(path, state="line", content="more"))
     assert path.read_bytes() == b"\xff\nmore\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """The folder of an account that is not root, beside what only root may change."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act for others")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/keys").write_text("root's\n")
+    (tmp_path / "home").mkdir()
+    os.chown(tmp_path / "home", 2000, 2000)
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"state": "directory", "owner": "2000", "mode": "0700"},
+        {"name": "more", "state": "directory"},
+        {"name": "keys", "state": "line", "content": "evil"},
+        {"name": "keys", "content": "evil\n"},
+        {"name": "keys", "state": "absent"},
+        {"name": "keys", "state": "link", "target": "evil"},
+        {"name": "new", "state": "made", "command": ["touch", "new"]},
+    ],
+    ids=lambda file: f"{file.get('state', 'file')} {file.get('name', '')}",
+)
+@pytest.mark.parametrize("check", [False, True])
+def test_a_link_that_another_account_has_put_there_is_refused(home: Path, file: dict[str, Any], check: bool) -> None:
+    (home / ".ssh").symlink_to(home.parent / "root")
+    os.chown(home / ".ssh", 2000, 2000, follow_symlinks=False)
+    before = (home.parent / "root").stat()
+    name = file.pop("name", "")
+    with pytest.raises(FileError, match=r"\.ssh on the way is a link that another account may have put there"):
+        apply(wanted(home / ".ssh" / name, **file), check=check)
+    after = (home.parent / "root").stat()
+    assert (after.st_uid, after.st_mode) == (before.st_uid, before.st_mode)
+    assert [path.name for path in (home.parent / "root").iterdir()] == ["keys"]
+    assert (home.parent / "root/keys").read_text() == "root's\n"
+    file["name"] = name
+
+
+def test_a_link_of_another_account_stays_one_when_the_folder_is_roots_again(home: Path) -> None:
+    (home / ".ssh").symlink_to(home.parent / "root")
+    os.chown(home / ".ssh", 2000, 2000, follow_symlinks=False)
+    with pytest.raises(FileError, match="another account"):
+        apply(wanted(home, state="directory"), wanted(home / ".ssh", state="directory"))
+    assert home.stat().st_uid == 0
+
+
+def test_names_that_change_after_a_folder_was_opened_lead_nowhere(home: Path) -> None:
+    """The validation is a moment between the look and the write, at which the account is at work."""
+    (home / ".ssh").mkdir()
+    attack = f"sh -c 'mv {home}/.ssh {home}/moved && ln -s {home.parent}/root {home}/.ssh'"
+    apply(wanted(home / ".ssh/keys", content="theirs\n", owner="2000", validate=attack))
+    assert (home.parent / "root/keys").read_text() == "root's\n"
+    assert (home / "moved/keys").read_text() == "theirs\n"
+
+
+def test_links_of_root_are_followed_and_rings_of_them_are_not(tmp_path: Path) -> None:
+    (tmp_path / "run/deep").mkdir(parents=True)
+    (tmp_path / "var").symlink_to(tmp_path / "run")
+    (tmp_path / "near").symlink_to("run/../var")
+    apply(wanted(tmp_path / "near/deep", state="directory"), wanted(tmp_path / "near/deep/file", content="x\n"))
+    assert (tmp_path / "run/deep/file").read_text() == "x\n"
+    (tmp_path / "ring").symlink_to("ring")
+    with pytest.raises(FileError, match="ring on the way"):
+        apply(wanted(tmp_path / "ring/file", content="x\n"))
+
+
+def test_an_error_of_the_system_names_the_path(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=f"{tmp_path}/x: File name too long$") as said:
+        apply(wanted(tmp_path / "x", state="link", target="t" * 5000))
+    assert "/proc/" not in str(said.value)
+    with pytest.raises(FileError, match="no/such/program"):
+        apply(wanted(tmp_path / "x", content="", validate="/no/such/program"))
+
+
+def test_no_folder_stays_open(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    apply(wanted(tmp_path / "a/b", state="directory"), wanted(tmp_path / "a/b/file", content="x\n"))
+    with pytest.raises(FileError):
+        apply(wanted(tmp_path / "a", content="x\n"))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
