@@ -149,7 +149,7 @@ def _named(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        about = "" if str(error.filename or "").startswith("/proc/") else f" ({error})"
+        about = "" if "/proc/" in str(error) else f" ({error})"
         raise FileError(f"{path}: {error.strerror}{about}") from error
 
 
