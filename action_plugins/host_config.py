@@ -59,12 +59,13 @@ _OWN = {
 _FILE = {
     **_OWN,
     "path": {"type": "path", "required": True},
-    "state": {"type": "str", "choices": ["file", "directory", "link", "absent", "line", "made"]},
+    "state": {"type": "str", "choices": ["file", "directory", "link", "absent", "line", "without", "made"]},
     **dict.fromkeys(("target", "owner", "group", "replaces", "validate"), _TEXT),
     "mode": _RAW_TEXT,
     "command": _LIST,
     "secret": _SWITCH,
     "once": _SWITCH,
+    "existing": _SWITCH,
 }
 _UNIT = {
     **_OWN,

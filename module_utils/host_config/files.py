@@ -12,6 +12,7 @@ import contextlib
 import grp
 import os
 import pwd
+import re
 import shlex
 import stat
 import tempfile
@@ -33,6 +34,9 @@ SHOWN_BYTES = 1 << 20
 #: Modes by state where none is named.
 MODES = {"directory": "0755", "made": "0600"}
 
+#: States of a file whose other lines stay, with its owner and its mode.
+LINES = frozenset({"line", "without"})
+
 
 class FileError(RuntimeError):
     """A path cannot become what is wanted; the text is for people."""
@@ -44,10 +48,11 @@ class WantedFile:
 
     Attributes:
         path: absolute.
-        state: ``file``, ``directory``, ``link``, ``absent``; ``line``: a file that has ``content`` as a line; ``made``:
-            a file that ``command`` makes where it is missing.
+        state: ``file``, ``directory``, ``link``, ``absent``; ``line``: a file that has ``content`` as a line;
+            ``without``: a file that, where it is there, has no line that ``replaces`` finds; ``made``: a file that
+            ``command`` makes where it is missing.
         content: text of a file; of a line without its end.
-        replaces: text of lines that a line takes the place of.
+        replaces: text of lines that a line takes the place of; for ``without``, a regular expression.
         command: words of the command that makes the file.
         target: where a link points to.
         owner: name or number. Default: root; for a line, that of the file.
@@ -57,6 +62,7 @@ class WantedFile:
         secret: whether a difference hides the content.
         validate: command, with ``%s`` for the new file, that ends with 0 where the file is right.
         once: a file that is there stays as it is.
+        existing: a folder that is missing stays so.
         at: where it is reached, by the open folder that it lies in; found here.
 
     """
@@ -73,6 +79,7 @@ class WantedFile:
     secret: bool = False
     validate: str = ""
     once: bool = False
+    existing: bool = False
     at: str = ""
 
 
@@ -158,7 +165,9 @@ def prepare(wanted: WantedFile, places: Places, *, check: bool, run: Run) -> Cha
     if wanted.state == "directory":
         return _folder(_with_defaults(wanted), places, check)
     at = places.entry(wanted.path)
-    if at is None and not check and wanted.state != "absent":
+    if at is None and wanted.state in {"absent", "without"}:
+        return None
+    if at is None and not check:
         folder = Path(wanted.path).parent
         raise FileError(f"{folder} is missing, so {wanted.path} cannot be written: name the folder before its files")
     wanted = _with_defaults(replace(wanted, at=at or wanted.path))
@@ -173,9 +182,9 @@ def prepare(wanted: WantedFile, places: Places, *, check: bool, run: Run) -> Cha
 
 def _with_defaults(wanted: WantedFile) -> WantedFile:
     owner, group, mode = "root", "root", MODES.get(wanted.state, "0644")
-    if wanted.state == "line" and (found := _status(wanted.at)) is not None:
+    if wanted.state in LINES and (found := _status(wanted.at)) is not None:
         if not stat.S_ISREG(found.st_mode):
-            raise FileError(f"{wanted.path} is no plain file, and a line of it is wanted")
+            raise FileError(f"{wanted.path} is no plain file, and its lines are looked at")
         owner, group, mode = str(found.st_uid), str(found.st_gid), f"{stat.S_IMODE(found.st_mode):04o}"
     return replace(wanted, owner=wanted.owner or owner, group=wanted.group or group, mode=wanted.mode or mode)
 
@@ -243,6 +252,8 @@ def _rights(wanted: WantedFile, found: os.stat_result | None, numbers: tuple[int
 
 def _folder(wanted: WantedFile, places: Places, check: bool) -> Change | None:
     handle = places.folder(wanted.path)
+    if handle is None and wanted.existing:
+        return None
     numbers = _numbers(wanted, check)
     notes = _rights(wanted, os.fstat(handle), numbers) if handle is not None else []
     if handle is not None and not notes:
@@ -294,9 +305,12 @@ def _read(at: str) -> str:
 
 
 def _text(wanted: WantedFile, before: str) -> str:
-    if wanted.state != "line":
+    if wanted.state not in LINES:
         return wanted.content
     lines = before.splitlines()
+    if wanted.state == "without":
+        kept = [line for line in lines if not re.search(wanted.replaces, line)]
+        return before if kept == lines else "".join(f"{line}\n" for line in kept)
     kept = [line for line in lines if line == wanted.content or not wanted.replaces or wanted.replaces not in line]
     if kept == lines and wanted.content in lines:
         return before
@@ -311,6 +325,8 @@ def _file(wanted: WantedFile, check: bool, run: Run) -> Change | None:
     found = _status(wanted.at)
     if found is not None and stat.S_ISDIR(found.st_mode):
         raise FileError(f"{wanted.path} is a folder, and a file is wanted there")
+    if found is None and wanted.state == "without":
+        return None
     plain = found is not None and stat.S_ISREG(found.st_mode)
     before = _read(wanted.at) if plain else ""
     after = before if plain and wanted.once else _text(wanted, before)

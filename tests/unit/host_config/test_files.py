@@ -128,6 +128,38 @@ def test_a_line(tmp_path: Path, before: str, replaces: str, after: str) -> None:
     assert apply(line) == []
 
 
+KEYS = 'restrict,from="10.0.0.1" a\nrestrict,from="10.0.0.10" b\nssh-ed25519 c\n'
+
+
+@pytest.mark.parametrize(
+    ("replaces", "after"),
+    [
+        (r'^(?!restrict,from="(10\.0\.0\.1|10\.0\.0\.2)" )', 'restrict,from="10.0.0.1" a\n'),
+        ('^(?!restrict,from="()" )', ""),
+        ("nothing", KEYS),
+    ],
+)
+def test_lines_go(tmp_path: Path, replaces: str, after: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(KEYS)
+    path.chmod(0o640)
+    gone = WantedFile(str(path), state="without", replaces=replaces)
+    assert len(apply(gone)) == (after != KEYS)
+    assert (path.read_text(), mode(path)) == (after, "0640")
+    assert apply(gone) == []
+    assert apply(wanted(tmp_path / "none", state="without", replaces="x")) == []
+    assert apply(wanted(tmp_path / "none/none", state="without", replaces="x")) == []
+
+
+def test_a_folder_that_is_only_looked_after_is_not_made(tmp_path: Path) -> None:
+    folder = wanted(tmp_path / "home", state="directory", existing=True)
+    assert apply(folder, check=True) == apply(folder) == []
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home").chmod(0o777)
+    assert len(apply(folder)) == 1
+    assert mode(tmp_path / "home") == "0755"
+
+
 def test_a_line_does_not_take_the_place_of_what_a_link_leads_to(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("a\n")
     (tmp_path / "link").symlink_to("real")
