@@ -23,7 +23,7 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -94,13 +94,27 @@ def clean_name(name: str) -> PurePosixPath:
     return path
 
 
-def look_up(sources: Sequence[Source], name: PurePosixPath) -> tuple[Source, Path] | None:
-    """Return the first source that has a file, and the file there; a link that leads elsewhere is none."""
+def open_file(folder: Path, name: PurePosixPath) -> BinaryIO | None:
+    """Open a plain file below a folder; None where there is none, or a link is on the way, which may lead elsewhere."""
+    *parents, last = name.parts
+    with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
+        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        opened.callback(os.close, place)
+        for parent in parents:
+            place = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+            opened.callback(os.close, place)
+        handle = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return os.fdopen(handle, "rb")
+        os.close(handle)
+    return None
+
+
+def look_up(sources: Sequence[Source], name: PurePosixPath) -> tuple[Source, BinaryIO] | None:
+    """Return the first source that has a file, and the file, open: what its name leads to may change."""
     for source in sources:
-        path = source.folder / name
-        with contextlib.suppress(OSError):
-            if stat.S_ISREG(path.lstat().st_mode) and path.resolve().is_relative_to(source.folder.resolve()):
-                return source, path
+        if (content := open_file(source.folder, name)) is not None:
+            return source, content
     return None
 
 
@@ -132,13 +146,13 @@ def missing_folders(target: Path, source: Path, media: Path) -> list[tuple[Path,
     return found[::-1]
 
 
-def copy_file(source: Path, target: Path, media: Path, owner: tuple[int, int]) -> int:
-    """Copy one file to where there is none; answers its size.
+def copy_file(content: BinaryIO, source: Path, target: Path, media: Path, owner: tuple[int, int]) -> None:
+    """Copy one file, which is open, to where there is none; its folders get the modes that they have at the source.
 
     It gets its name when it is whole, and only if nobody has made one of that name meanwhile.
     """
     folders = missing_folders(target.parent, source.parent, media)
-    with source.open("rb") as content, acting_as(*owner):
+    with acting_as(*owner):
         status = os.fstat(content.fileno())
         for folder, mode in folders:
             folder.mkdir(exist_ok=True)
@@ -154,7 +168,6 @@ def copy_file(source: Path, target: Path, media: Path, owner: tuple[int, int]) -
             os.link(partial, target)
         finally:
             os.unlink(partial)  # noqa: PTH108 - as above
-    return status.st_size
 
 
 def recover(request: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
@@ -178,9 +191,12 @@ def recover(request: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any
         if found is None:
             result["missing"].append(name)
             continue
-        source, path = found
+        source, content = found
         try:
-            size = path.stat().st_size if request.get("dry_run") else copy_file(path, target, media, owner)
+            with content:
+                size = os.fstat(content.fileno()).st_size
+                if not request.get("dry_run"):
+                    copy_file(content, source.folder / clean_name(name), target, media, owner)
         except FileExistsError:
             result["there"] += 1
             continue

@@ -139,3 +139,22 @@ def test_command_says_what_it_did_or_why_not(
     monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(request | {"folder": "/nowhere"})))
     assert recover_files.main() == 1
     assert "the folder /nowhere (recover_files_from) is not there" in capsys.readouterr().err
+
+
+def test_a_file_that_became_a_link_after_it_was_found_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the media may lie where others write."""
+    media, copy = tree(tmp_path / "media", {}), tree(tmp_path / "copy", {"d/key": "theirs"})
+    secret = tree(tmp_path / "secret", {"key": "root's"})
+    found = recover_files.missing_folders
+
+    def attack(target: Path, source: Path, top: Path) -> list[tuple[Path, int]]:
+        folders = found(target, source, top)
+        (copy / "d").rename(copy / "moved")
+        (copy / "d").symlink_to(secret)
+        return folders
+
+    monkeypatch.setattr(recover_files, "missing_folders", attack)
+    assert recover(media, [Source("copy", copy)], "d/key")["copied"] == 1
+    assert (media / "d/key").read_text() == "theirs"
