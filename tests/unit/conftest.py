@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ansible.module_utils
@@ -69,11 +70,10 @@ def run_playbook(ansible_playbook: str, tmp_path: Path) -> RunPlaybook:
 
 
 @pytest.fixture
-def shared_path(tmp_path: Path) -> Path:
-    """Return a folder that every account may enter, for tests in which root acts as another one."""
+def shared_path() -> Iterator[Path]:
+    """Folder that every account may enter, for tests in which root acts as another one; those of pytest are its own."""
     if os.geteuid() != 0:
         pytest.skip("only root can act as another account")
-    for folder in [tmp_path, *tmp_path.parents]:
-        if folder.owner() == "root" and folder.is_relative_to("/tmp"):  # noqa: S108 - pytest's folders
-            folder.chmod(folder.stat().st_mode | 0o055)
-    return tmp_path
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)

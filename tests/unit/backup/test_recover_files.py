@@ -94,17 +94,15 @@ def test_links_in_a_copy_lead_nowhere(tmp_path: Path) -> None:
     assert done["missing"] == ["file", "folder/key"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become the owner of the media")
-def test_files_get_the_owner_of_the_media_and_links_there_lead_no_further_than_the_owner_may_go(tmp_path: Path) -> None:
-    for folder in [tmp_path, *tmp_path.parents]:
-        if folder.owner() == "root" and folder.is_relative_to("/tmp"):  # noqa: S108 - pytest's folders
-            folder.chmod(folder.stat().st_mode | 0o055)
-    media = tree(tmp_path / "media", {})
+def test_files_get_the_owner_of_the_media_and_links_there_lead_no_further_than_the_owner_may_go(
+    shared_path: Path,
+) -> None:
+    media = tree(shared_path / "media", {})
     os.chown(media, 2000, 2000)
     # A copy that only root can read.
-    copy = tree(tmp_path / "copy", {PAGE: "page", "trap/page.png": "page"})
+    copy = tree(shared_path / "copy", {PAGE: "page", "trap/page.png": "page"})
     copy.chmod(0o700)
-    outside = tree(tmp_path / "outside", {})
+    outside = tree(shared_path / "outside", {})
     (media / "trap").symlink_to(outside)
     sources = [Source("copy", copy)]
     recover(media, sources, PAGE, uid=2000, gid=2000)

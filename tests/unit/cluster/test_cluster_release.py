@@ -404,6 +404,14 @@ def test_an_ordinary_account_is_not_made_an_administrator(site: Prepared) -> Non
     assert site.called[-1][0] == "SELECT pg_advisory_unlock"
 
 
+def test_the_folder_of_static_files_is_made(site: Prepared) -> None:
+    site.static.rmdir()
+    assert "static files" in site.run(dry_run=True)
+    assert not site.static.exists()
+    site.run()
+    assert (site.static / ".collected").read_text() == "abc\n"
+
+
 def test_static_files_of_another_release_are_replaced(site: Prepared) -> None:
     site.run()
     (site.static / ".collected").write_text("of another release\n")

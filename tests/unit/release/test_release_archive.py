@@ -102,13 +102,13 @@ def test_an_archive_that_is_exchanged_after_it_was_packed_is_not_blessed(
 
 
 def test_an_archive_that_is_exchanged_after_it_was_checked_is_not_unpacked(
-    site: Site, before_tar: Callable[[str], None], tmp_path: Path
+    site: Site, before_tar: Callable[[str], None], shared_path: Path
 ) -> None:
     packed = site.pack()
-    kept = tmp_path / "kept"
+    kept = shared_path / "kept"
     site.archive.rename(kept)
     site.swap()
-    evil = site.archive.rename(tmp_path / "evil.tar.zst")
+    evil = site.archive.rename(shared_path / "evil.tar.zst")
     kept.rename(site.archive)
     before_tar(f"cp {evil} {site.archive}.new && mv {site.archive}.new {site.archive}")
     release_archive.fetch(site.archive, packed, site.copy)

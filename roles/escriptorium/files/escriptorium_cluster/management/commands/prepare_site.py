@@ -181,6 +181,7 @@ class Command(BaseCommand):
             from django.contrib.staticfiles.management.commands import collectstatic
             from django.contrib.staticfiles.storage import staticfiles_storage
 
+            root.mkdir(exist_ok=True)
             stamp.unlink(missing_ok=True)
             with tempfile.TemporaryDirectory(dir=root.parent, prefix=f"{root.name}-") as temporary:
                 fresh = Path(temporary)
