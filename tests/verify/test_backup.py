@@ -121,6 +121,21 @@ def test_unknown_host_key_is_refused(frontend: Any, inventory: Inventory) -> Non
     assert "for pgBackRest only" in answer.stderr
 
 
+def test_a_trial_that_postgres_leads_elsewhere_harms_nobody(inventory: Inventory, frontend: Any) -> None:
+    folder, as_postgres = "/var/lib/postgresql/drill", "runuser -u postgres --"
+    frontend.check_output("install -d -m 755 /root/valuable/data && touch /root/valuable/data/kept")
+    frontend.check_output(f"{as_postgres} mv {folder} {folder}.moved && {as_postgres} ln -s /root/valuable {folder}")
+    try:
+        assert frontend.run("backup-drill").rc == 1
+        assert metric(frontend, DRILL_METRICS, "escriptorium_backup_drill_success") == 0
+        run = play(inventory, "playbooks/deploy-backup.yml", "--limit", inventory.frontend, check=False)
+        assert "link that another account may have put there" in " ".join(run.output.split())
+        assert frontend.check_output("stat --format %U /root/valuable") == "root"
+        assert frontend.file("/root/valuable/data/kept").exists
+    finally:
+        frontend.check_output(f"rm {folder} && mv {folder}.moved {folder} && rm -r /root/valuable")
+
+
 def test_trial_restore_compares_with_the_live_database(inventory: Inventory, frontend: Any) -> None:
     run = play(inventory, "playbooks/drill-restore.yml")
     assert run.changed == []

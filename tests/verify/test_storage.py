@@ -689,7 +689,10 @@ def test_media_go_back_to_a_moment(storage: Guest, client: Guest) -> None:
     storage.put(f"{PROGRAMS}/restore-media", (RESTORERS / "restore_media.py").read_text(encoding="utf-8"))
     quota = storage.run("zfs get -Hp -o value quota tank/escriptorium/media")
     client.as_service(f"sh -c 'mkdir {MEDIA}/moments && cd {MEDIA}/moments && echo old >kept && echo old >deleted'")
+    # The snapshot holds a link in the place of what is a folder at the moment.
+    client.as_service(f"ln -s /root {MEDIA}/trap")
     storage.run("zfs snapshot tank/escriptorium/media@moment && sleep 1.1")
+    client.as_service(f"sh -c 'rm {MEDIA}/trap && mkdir {MEDIA}/trap && echo evil >{MEDIA}/trap/evil'")
     client.as_service(f"sh -c 'echo new >{MEDIA}/moments/between'")
     moment = storage.run("sleep 1.1; date +%s; sleep 1.1")
     client.as_service(f"sh -c 'cd {MEDIA}/moments && rm deleted && echo late >late'")
@@ -698,6 +701,8 @@ def test_media_go_back_to_a_moment(storage: Guest, client: Guest) -> None:
     left = client.machine.ssh(f"umount --lazy {MEDIA}")
     assert left.returncode == 0 or "not mounted" in left.stderr, left.stderr
     assert answer["snapshot"] == "tank/escriptorium/media@moment"
+    assert (answer["copied"], answer["left_out"]) == (1, 1)
+    storage.run("test ! -e /root/evil")
     assert client.run(f"cd {MEDIA}/moments && grep . *").split() == ["between:new", "deleted:old", "kept:old"]
     client.as_service(f"sh -c 'echo more >{MEDIA}/moments/more'")
     assert storage.run("zfs get -Hp -o value quota tank/escriptorium/media") == quota
@@ -705,7 +710,39 @@ def test_media_go_back_to_a_moment(storage: Guest, client: Guest) -> None:
     storage.run(f"mkdir -p /mnt/before && mount -t zfs -o zfsutil {answer['before']} /mnt/before")
     assert storage.run("cd /mnt/before/moments && grep . *").split() == ["between:new", "kept:old", "late:late"]
     storage.run(f"umount /mnt/before && zfs destroy -r {answer['before']}")
-    client.as_service(f"rm -r {MEDIA}/moments")
+    client.as_service(f"rm -r {MEDIA}/moments {MEDIA}/trap")
+
+
+@pytest.mark.fault
+def test_a_restore_that_is_killed_is_finished_and_nothing_is_made_in_its_place(
+    storage: Guest, client: Guest, inventory: Inventory
+) -> None:
+    """Killed when the media have lost their name, and the restored ones do not have it yet."""
+    storage.put(f"{PROGRAMS}/restore-media", (RESTORERS / "restore_media.py").read_text(encoding="utf-8"))
+    storage.run(f"mkdir -p {PROGRAMS}/deadly")
+    storage.put(
+        f"{PROGRAMS}/deadly/zfs",
+        '#!/bin/sh\n$(PATH=/usr/sbin:/sbin command -v zfs) "$@" || exit\n'
+        'case "$1 $*" in "rename "*-before-*) kill -KILL $PPID ;; esac',
+    )
+    storage.run(f"chmod 755 {PROGRAMS}/deadly/zfs")
+    client.as_service(f"sh -c 'mkdir {MEDIA}/killed && echo old >{MEDIA}/killed/page'")
+    storage.run("zfs snapshot tank/escriptorium/media@killed && sleep 1.1")
+    moment = storage.run("date +%s; sleep 1.1")
+    client.as_service(f"sh -c 'echo new >{MEDIA}/killed/page'")
+    command = f"python3 {PROGRAMS}/restore-media tank/escriptorium/media {moment}"
+    storage.fails(f"PATH={PROGRAMS}/deadly:$PATH {command}")
+    storage.fails("zfs list tank/escriptorium/media")
+    run = play(inventory, "playbooks/deploy-storage.yml", "--limit", "storage", check=False)
+    assert "A restore of tank/escriptorium/media was cut off" in " ".join(run.output.split())
+    storage.fails("zfs list tank/escriptorium/media")
+    answer = json.loads(storage.run(command))
+    assert answer["finished"]
+    client.machine.ssh(f"umount --lazy {MEDIA}")
+    assert client.run(f"cat {MEDIA}/killed/page") == "old"
+    assert play(inventory, "playbooks/deploy-storage.yml", "--limit", "storage").changed == []
+    storage.run(f"zfs destroy -r {answer['before']}")
+    client.as_service(f"rm -r {MEDIA}/killed")
 
 
 def test_one_file_comes_back_from_a_snapshot(storage: Guest, client: Guest) -> None:
