@@ -101,7 +101,8 @@ def fetch(archive: Path, checksum: str, release: Path) -> None:
         for folder in (partial, release):
             if folder.exists():
                 shutil.rmtree(folder)
-        partial.mkdir(mode=0o755)
+        partial.mkdir()
+        partial.chmod(0o755)
         command = ["tar", "-C", str(partial), "--strip-components=1", "--zstd", "-xf", "-"]
         if subprocess.run(command, stdin=own, check=False).returncode != 0:
             raise ArchiveError(f"tar could not unpack {archive}")

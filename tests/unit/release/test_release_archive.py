@@ -77,6 +77,7 @@ def test_a_release_comes_to_another_host_as_it_was_packed(site: Site) -> None:
     release_archive.fetch(site.archive, packed, site.copy)
     assert (site.copy / "program").read_text() == "good\n"
     assert os.access(site.copy / "program", os.X_OK)
+    assert stat.S_IMODE(site.copy.stat().st_mode) == 0o755
     assert [path.name for path in site.copy.parent.iterdir()] == ["1-a"], "nothing is left beside it"
     assert [path.name for path in site.archive.parent.iterdir()] == ["1-a.tar.zst"]
 
