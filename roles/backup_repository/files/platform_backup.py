@@ -52,12 +52,16 @@ def run(*arguments: str, user: str | None = None) -> str:
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     """Replace a file in one step: nobody ever reads half of it."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        os.fchmod(handle, mode)
-        stream.flush()
-        os.fsync(handle)
-    Path(name).replace(path)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            os.fchmod(handle, mode)
+            stream.flush()
+            os.fsync(handle)
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink()
+        raise
 
 
 def newest_backup(info: str, stanza: str) -> dict[str, Any]:

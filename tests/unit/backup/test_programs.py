@@ -292,6 +292,16 @@ def test_a_full_disk_of_the_backups_is_seen_by_monitoring(backup: Backup, monkey
     assert backup.metric("success") == 0
 
 
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        platform_backup.write_whole(tmp_path / "state", "x")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("role", ["backup", "backup_repository"])
 @pytest.mark.parametrize(
     "command",
