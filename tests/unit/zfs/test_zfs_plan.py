@@ -82,6 +82,13 @@ def test_create_everything_at_once(host: Host) -> None:
     assert found.expected / TB == pytest.approx(38.6, abs=0.05)
 
 
+def test_create_with_several_logs_says_log_once(host: Host) -> None:
+    wanted = spec([("mirror", "ab")], log=[{"type": "disk", "disks": ids("c")}, {"type": "mirror", "disks": ids("de")}])
+    assert commands(host.plan(wanted)) == [
+        f"zpool create -o ashift=12 tank mirror {' '.join(ids('ab'))} log {by_id('c')} mirror {' '.join(ids('de'))}"
+    ]
+
+
 def test_create_by_rule_takes_empty_disks_by_place(host: Host) -> None:
     host.carried["b"] = (Signature("ext4"),)
     rule = {"count": 4, "at_least": "9TB", "controller": "0000:3b:00.0", "rotational": True}
@@ -337,6 +344,15 @@ def test_a_replacement_in_the_inventory(host: Host, state: str) -> None:
     (drift,) = found.drift
     assert drift.wanted == f"{by_id('e')} in its place"
     assert drift.command == f"zpool replace tank 98 {by_id('e')}"
+
+
+def test_two_new_names_take_the_place_of_the_dead_disk_first(host: Host) -> None:
+    failing(host, "FAULTED", gone=False)
+    found = host.plan(spec([("raidz2", "efcd")]))
+    assert [drift.command for drift in found.drift] == [
+        f"zpool replace tank 98 {by_id('e')}",
+        f"zpool replace tank 97 {by_id('f')}",
+    ]
 
 
 def test_a_replacement_must_be_an_empty_disk_that_is_large_enough(host: Host) -> None:
