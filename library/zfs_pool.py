@@ -11,6 +11,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.zfs_pool.declaration import parse_pool
 from ansible.module_utils.zfs_pool.devices import BLKID, LSBLK, Devices, parse_lsblk, parse_probe
 from ansible.module_utils.zfs_pool.plan import plan
+from ansible.module_utils.zfs_pool.record import CACHEFILE, Record, RecordError, read_record, write_record
 from ansible.module_utils.zfs_pool.status import (
     GET,
     IMPORTABLE,
@@ -35,7 +36,9 @@ short_description: Make and grow a ZFS pool, safely
 description:
   - Imports, creates or changes one pool so that it is as declared. Devices are compared by what they are, not by name.
   - Never destroys, never forces, never writes over a disk that carries anything. Data vdevs are only added, and only
-    like those that are there. What differs beyond that is returned in RV(drift) with the command that mends it.
+    like those that are there, while each vdev that the pool had is there and declared. What differs beyond that is
+    returned in RV(drift) with the command that mends it.
+  - The pool as last seen is kept in C(/var/lib/zfs-pool): one that is switched off is not made a second time.
   - Everything that is wrong is refused at once, before anything is changed.
 options:
   name:
@@ -199,6 +202,26 @@ class Host:
         found: tuple[Importable, ...] = parse_importable(output)
         return found
 
+    def recall(self, name: str) -> Record | None:
+        """Return what this host has had by this name: by its own file, or where it has none yet, by ZFS's."""
+        found: Record | None = None
+        try:
+            found = read_record(name)
+        except RecordError as error:
+            self.module.fail_json(msg=f"{error}. Look at zpool status and zpool import, then remove the file")
+        if found is None and self.has_zfs and Path(CACHEFILE).exists():
+            _, output, _ = self.run((*IMPORTABLE, "-c", CACHEFILE))
+            guid = next((pool.guid for pool in parse_importable(output) if pool.name == name), None)
+            found = Record(name, guid, file=CACHEFILE) if guid is not None else None
+        return found
+
+    def remember(self, record: Record) -> None:
+        """Keep a pool as it is now. Nothing of the host changes by it."""
+        try:
+            write_record(record)
+        except OSError as error:
+            self.module.fail_json(msg=f"The pool {record.pool} is there, but {record.file} cannot be written: {error}")
+
     def capacity(self, pool: PoolStatus) -> dict[str, int]:
         """Return how large an imported pool is."""
         listed = self.answer(("zfs", "list", "-Hp", "-o", "used,available", pool.name)).split()
@@ -228,6 +251,7 @@ def refuse(module: Any, problems: Sequence[PoolProblem], found: Plan | None = No
 def compare(module: Any, host: Host, spec: PoolSpec) -> tuple[Plan, PoolStatus | None]:
     """Return what has to be done by now, and the pool as it is."""
     pools = host.pools()
+    record = host.recall(spec.name)
     found = plan(
         spec,
         host.devices(),
@@ -239,7 +263,10 @@ def compare(module: Any, host: Host, spec: PoolSpec) -> tuple[Plan, PoolStatus |
             for name, value in module.params["filesystem_properties"].items()
         },
         directories=[directory for directory in DIRECTORIES if Path(directory).is_dir()],
+        record=record,
     )
+    if found.record is not None and found.record != record and not module.check_mode:
+        host.remember(found.record)
     if found.refusals:
         refuse(module, found.refusals, found)
     return found, pools.get(spec.name)

@@ -9,19 +9,23 @@ from .capacity import pool_capacity
 from .declaration import VdevSpec
 from .declared import PATHS
 from .flat import Flat
+from .guard import is_another
 from .scene import layout
 from .status import DATA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from .record import Record
     from .scene import Scene
     from .status import Importable
 
 _USABLE: Final = frozenset({"ONLINE", "DEGRADED"})
 
 
-def plan_import(scene: Scene, found: Sequence[Importable], directories: Sequence[str]) -> None:
+def plan_import(
+    scene: Scene, found: Sequence[Importable], directories: Sequence[str], record: Record | None = None
+) -> None:
     """Import the pool of this name, if its disks are the declared ones and no other system has it."""
     draft = scene.draft
     draft.view.exists = True
@@ -46,6 +50,8 @@ def plan_import(scene: Scene, found: Sequence[Importable], directories: Sequence
             f"declare its disks (zpool import lists them), or import it under another name: "
             f"zpool import {pool.guid} NEW-NAME",
         )
+    elif is_another(scene, pool, record):
+        return
     elif pool.foreign:
         draft.refuse(
             "zfs_pool",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .declared import PATHS
 from .flat import Flat
+from .guard import check_additions, refuse_exchange
 from .members import kind_of
 from .pairing import pair
 from .repairs import Repairs
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from .declaration import VdevSpec
+    from .record import Record
     from .scene import Scene
     from .status import PoolStatus, Vdev
 
@@ -25,9 +27,10 @@ if TYPE_CHECKING:
 class Changes:
     """What is to be done to an imported pool."""
 
-    def __init__(self, scene: Scene, pool: PoolStatus) -> None:
+    def __init__(self, scene: Scene, pool: PoolStatus, record: Record | None = None) -> None:
         self._scene = scene
         self._pool = pool
+        self._record = record
         self._draft = scene.draft
         self._members = scene.members
         self._repairs = Repairs(scene)
@@ -47,11 +50,15 @@ class Changes:
         self._properties()
         self._draft.sort()
         self._check_rest()
+        check_additions(self._scene, pool, self._record)
 
     def _check_rest(self) -> None:
         """Refuse a change of the vdevs while that would disturb the pool."""
         pool = self._pool
+        # A log may be away.
+        away = [vdev for role, vdevs in _by_role(pool) for vdev in vdevs if role != "log" and not vdev.usable]
         blocked = pool.busy or (pool.state if pool.suspended else "")
+        blocked = blocked or ", ".join(f"{vdev.name} is {vdev.state}" for vdev in away)
         topology = [step.text for step in self._draft.steps if step.topology]
         if blocked and topology:
             self._draft.refuse(
@@ -65,11 +72,18 @@ class Changes:
 
     def _compare(self, role: str, vdevs: tuple[Vdev, ...]) -> None:
         pairs = pair(self._scene, role, vdevs)
+        # A log can go again: where it is exchanged, the new one comes and the old one goes.
+        waiting = list(pairs.undeclared) if role != "log" else []
         for number, spec in enumerate(self._scene.declared.specs(role)):
             path = f"{PATHS[role]}[{number}]"
             if number in pairs.found:
                 self._repairs.compare(path, spec, pairs.found[number])
-            elif self._is_like_the_others(path, role, spec):
+            elif not self._is_like_the_others(path, role, spec):
+                continue
+            elif waiting:
+                refuse_exchange(self._scene, path, role, spec, waiting[0])
+                waiting = waiting[1:] or waiting
+            else:
                 self._add(path, role, spec)
         for vdev in pairs.undeclared:
             self._repairs.health_of(vdev)

@@ -56,6 +56,11 @@ class Vdev:
         """Whether it does its work."""
         return self.state in _HEALTHY
 
+    @property
+    def usable(self) -> bool:
+        """Whether it gives what it holds, with all of its disks or with some."""
+        return self.state in {"ONLINE", "DEGRADED"}
+
     def leaves(self) -> Iterator[Vdev]:
         """Yield its disks; itself where it is one."""
         if not self.children:

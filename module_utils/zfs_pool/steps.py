@@ -11,6 +11,8 @@ from .status import DATA
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from .record import Record
+
 _CLASSES: Final = ("special", "log", "cache", "spare")
 _ORDER: Final = ("import", "create", "add", "add class", "remove", "set")
 
@@ -38,7 +40,7 @@ class Plan:
     """What is to be done. With any refusal nothing at all is done.
 
     ``before`` and ``after`` are the pool as a text tree. ``expected`` is how many bytes a pool that is to be created
-    will have for files.
+    will have for files. ``record`` is what the host has to remember from now on; None where nothing new.
     """
 
     steps: tuple[Step, ...] = ()
@@ -47,6 +49,7 @@ class Plan:
     before: str = ""
     after: str = ""
     expected: int = 0
+    record: Record | None = None
 
 
 @dataclass

@@ -440,6 +440,58 @@ def test_exported_pool_is_imported(inventory: Inventory, declared: dict[str, Any
     assert storage.run(f"findmnt --noheadings --output SOURCE --mountpoint {MEDIA}") == "tank/escriptorium/media"
 
 
+def by_size(declared: dict[str, Any]) -> dict[str, Any]:
+    """A pool of four disks of 512 MiB, whichever."""
+    rule = {"count": 4, "at_least": "500M", "at_most": "520M"}
+    return declared | {"vdevs": [{"type": "raidz2", "disks": rule}], "spares": [], "cache": []}
+
+
+@pytest.mark.fault
+def test_exchanged_names_are_refused_and_never_added(
+    inventory: Inventory, declared: dict[str, Any], storage: Guest
+) -> None:
+    if len(data_vdevs(storage)) > 2:
+        pytest.skip("the pool was grown by an earlier run")
+    disks = [f"{DISK}{serial}" for serial in ("c1", "c2", "c3", "c4")]
+    exchanged = [declared["vdevs"][0], {"type": "raidz2", "disks": disks}]
+    (refusal,) = zfs_pool(inventory, declared | {"vdevs": exchanged})["refusals"]
+    assert refusal["path"] == "zfs_vdevs[1]"
+    assert refusal["mend"].count("zpool replace tank ") == 4
+    assert len(data_vdevs(storage)) == 2
+
+
+@pytest.mark.fault
+def test_pool_that_is_switched_off_is_not_made_again(
+    inventory: Inventory, declared: dict[str, Any], storage: Guest
+) -> None:
+    """The enclosure has no power, blanks are there, and the rule means them."""
+    if len(data_vdevs(storage)) > 2:
+        pytest.skip("the pool was grown by an earlier run")
+    record, cache = "/var/lib/zfs-pool/tank.json", "/etc/zfs/zpool.cache"
+    assert zfs_pool(inventory, declared)["changed"] is False
+    assert json.loads(storage.run(f"cat {record}"))["guid"] == pool_status(storage)["pool_guid"]
+    storage.run(f"cp {cache} {PROGRAMS}/zpool.cache")
+    with exported_pool(storage):
+        try:
+            for serial in (f"{series}{number}" for series in "ab" for number in range(1, 5)):
+                storage.machine.pull(serial)
+            storage.run("udevadm settle")
+            (refusal,) = zfs_pool(inventory, by_size(declared), check=True)["refusals"]
+            assert f"{DISK}a1" in refusal["found"]
+            assert f"rm {record}" in refusal["mend"]
+            # As a host that has no record yet, and was stopped with the pool imported.
+            storage.run(f"mv {record} {PROGRAMS}/tank.json && cp {PROGRAMS}/zpool.cache {cache}")
+            (refusal,) = zfs_pool(inventory, by_size(declared), check=True)["refusals"]
+            assert f"rm {cache}" in refusal["mend"]
+        finally:
+            storage.run(f"[ ! -e {PROGRAMS}/tank.json ] || mv {PROGRAMS}/tank.json {record}")
+            for serial in storage.machine.pulled():
+                storage.machine.plug(serial)
+            storage.run("udevadm settle; sleep 5")
+    wait_for("the pool to be whole", lambda: is_well(storage), timeout=180, pause=3)
+    assert zfs_pool(inventory, declared)["changed"] is False
+
+
 # ---- disks, cables, power --------------------------------------------------------------------------------------------
 
 

@@ -54,6 +54,7 @@ class Host:
     uses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     busy: set[str] = field(default_factory=set)
     members: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
     pools: dict[str, PoolStatus] = field(default_factory=dict)
     importable: tuple[Importable, ...] = ()
 
@@ -71,7 +72,7 @@ class Host:
             if guid is not None:
                 links |= {f"{name}-part1": part for name in names}
                 carried[disk] = (Signature("partition table gpt"), *carried[disk])
-                carried[part] = (Signature("zfs_member", "tank", str(POOL), str(guid)),)
+                carried[part] = (Signature("zfs_member", "tank", str(self.labels.get(letter, POOL)), str(guid)),)
             size = self.sizes.get(letter, 10 * TB)
             uses = self.uses.get(letter, ())
             disks.append(Disk(disk, size, names=names, partitions=(part,) if guid else (), uses=uses, **common))

@@ -1,0 +1,78 @@
+"""What the module zfs_pool remembers of a host, and where it looks for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from library import zfs_pool
+from module_utils.zfs_pool.record import Record, RecordError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LISTING = "   pool: other\n     id: 5\n  state: ONLINE\n\n   pool: tank\n     id: 77\n  state: UNAVAIL\n"
+
+
+class RefusedError(Exception):
+    """The module has ended."""
+
+
+class Module:
+    """AnsibleModule, as far as it is asked."""
+
+    check_mode = False
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+
+    def get_bin_path(self, name: str) -> str:
+        return f"/sbin/{name}"
+
+    def run_command(self, command: list[str], **_: Any) -> tuple[int, str, str]:
+        self.commands.append(command)
+        return 0, LISTING, ""
+
+    def fail_json(self, msg: str, **_: Any) -> None:
+        raise RefusedError(msg)
+
+
+@pytest.fixture
+def cachefile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    file = tmp_path / "zpool.cache"
+    monkeypatch.setattr(zfs_pool, "CACHEFILE", str(file))
+    monkeypatch.setattr(zfs_pool, "read_record", lambda _name: None)
+    return file
+
+
+def test_a_host_without_a_file_is_asked_what_zfs_remembers(cachefile: Path) -> None:
+    module = Module()
+    assert zfs_pool.Host(module).recall("tank") is None
+    assert module.commands == []
+    cachefile.touch()
+    found = zfs_pool.Host(module).recall("tank")
+    assert found is not None
+    assert (found.guid, found.file) == (77, str(cachefile))
+    assert module.commands == [["zpool", "import", "-c", str(cachefile)]]
+    assert zfs_pool.Host(module).recall("unknown") is None
+
+
+def test_the_own_file_comes_first(cachefile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cachefile.touch()
+    monkeypatch.setattr(zfs_pool, "read_record", lambda name: Record(name, 4))
+    module = Module()
+    found = zfs_pool.Host(module).recall("tank")
+    assert found is not None
+    assert (found.guid, module.commands) == (4, [])
+
+
+def test_a_damaged_file_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(_name: str) -> None:
+        raise RecordError("/file does not say which pool was there")
+
+    # The module has its own names of these classes.
+    monkeypatch.setattr(zfs_pool, "RecordError", RecordError)
+    monkeypatch.setattr(zfs_pool, "read_record", damaged)
+    with pytest.raises(RefusedError, match=r"then remove the file"):
+        zfs_pool.Host(Module()).recall("tank")
