@@ -129,6 +129,10 @@ state:
 # Names by id first: an import takes the first that it finds.
 DIRECTORIES = ("/dev/disk/by-id", "/dev/disk/by-path")
 ENVIRONMENT = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
+SETTLE = ("udevadm", "settle", "--timeout=30")
+# What ZFS says of a disk whose new partition has no name just now, and how often a step is tried then.
+VANISHED = "no such pool or dataset"
+ATTEMPTS = 5
 
 
 class Host:
@@ -144,6 +148,19 @@ class Host:
         status, output, errors = self.module.run_command(list(command), environ_update=ENVIRONMENT)
         return status, output, errors
 
+    def take(self, step: Sequence[str]) -> tuple[int, str, str]:
+        """Run a command that may partition disks, some times where ZFS was faster than udev.
+
+        udev takes the names of new partitions away for a moment while it reads the table of a disk once more. ZFS waits
+        one second for them, and leaves disks with tables and no pool; the next run would refuse these.
+        """
+        for _ in range(ATTEMPTS - 1):
+            status, output, errors = self.run(step)
+            if status == 0 or VANISHED not in errors:
+                return status, output, errors
+            self.run(SETTLE)
+        return self.run(step)
+
     def answer(self, command: Sequence[str]) -> str:
         """Return the output of a command that has to succeed."""
         status, output, errors = self.run(command)
@@ -156,7 +173,7 @@ class Host:
 
     def devices(self) -> Devices:
         """Return the disks of the host."""
-        self.run(("udevadm", "settle", "--timeout=30"))
+        self.run(SETTLE)
         links = {
             str(link): os.path.realpath(link)
             for folder in Path("/dev/disk").glob("by-*")
@@ -275,7 +292,7 @@ def compare(module: Any, host: Host, spec: PoolSpec) -> tuple[Plan, PoolStatus |
 def carry_out(module: Any, host: Host, found: Plan, done: list[list[str]]) -> None:
     """Run the steps of a plan, and note each one that succeeded."""
     for step in found.steps:
-        status, output, errors = host.run(step.command)
+        status, output, errors = host.take(step.command)
         if status != 0:
             module.fail_json(
                 msg=f"Could not {step.text}: {errors.strip() or output.strip()}",

@@ -76,3 +76,37 @@ def test_a_damaged_file_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zfs_pool, "read_record", damaged)
     with pytest.raises(RefusedError, match=r"then remove the file"):
         zfs_pool.Host(Module()).recall("tank")
+
+
+class Slow(Module):
+    """A host on which ZFS is faster than udev, for so many times."""
+
+    def __init__(self, early: int, says: str = "cannot create 'tank': no such pool or dataset") -> None:
+        super().__init__()
+        self.early, self.says = early, says
+
+    def run_command(self, command: list[str], **_: Any) -> tuple[int, str, str]:
+        self.commands.append(command)
+        early = command[0] == "zpool" and self.commands.count(command) <= self.early
+        return (1, "", self.says) if early else (0, "", "")
+
+
+CREATE = ["zpool", "create", "tank", "a"]
+
+
+def test_a_partition_whose_name_is_not_there_yet_is_waited_for() -> None:
+    module = Slow(early=2)
+    assert zfs_pool.Host(module).take(CREATE) == (0, "", "")
+    assert module.commands == [CREATE, list(zfs_pool.SETTLE), CREATE, list(zfs_pool.SETTLE), CREATE]
+
+
+def test_a_partition_that_never_gets_a_name_ends_the_run() -> None:
+    module = Slow(early=99)
+    assert zfs_pool.Host(module).take(CREATE)[0] == 1
+    assert module.commands.count(CREATE) == zfs_pool.ATTEMPTS
+
+
+def test_another_error_is_not_tried_again() -> None:
+    module = Slow(early=1, says="cannot create 'tank': invalid property")
+    assert zfs_pool.Host(module).take(CREATE)[0] == 1
+    assert module.commands == [CREATE]
