@@ -26,7 +26,7 @@ from application_bench import (
     trainings,
     without_redis,
 )
-from client import CRASHED, FINISHED, QUEUED, RUNNING, wait_until
+from client import CANCELED, CRASHED, FINISHED, QUEUED, RUNNING, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -297,6 +297,31 @@ print(json.dumps(None))
     site.end_hold("contested")
     assert finish(site, job, other) == [["worker1"], ["worker2"]]
     assert results(site, job) == [1]
+
+
+def test_a_job_that_was_cancelled_while_no_worker_heard_it_does_not_begin(site: Bench) -> None:
+    """Upstream marks one of its reports, and workers forget what was revoked when they restart."""
+    job, other = send_trainings(site, ("train", 0), ("train", 0))
+    site.shell(f"""
+import json
+from reporting.models import TaskReport
+
+report = TaskReport.objects.get(task_id={job!r})
+page = TaskReport.objects.create(user=report.user, task_id=report.task_id, method=report.method,
+                                 ocr_model=report.ocr_model, label="another page")
+report.cancel("chief")
+print(json.dumps(None))
+""")
+    start_worker(site, "worker1", QUEUES)
+    assert finish(site, other) == [["worker1"]]
+    about = f"""
+import json
+from reporting.models import TaskReport
+
+rows = TaskReport.objects.filter(task_id={job!r}).order_by("pk")
+print(json.dumps([[row.workflow_state, row.messages] for row in rows]))
+"""
+    assert site.shell(about) == [[CANCELED, "Canceled by user chief\n"], [CANCELED, ""]]
 
 
 def test_a_job_whose_process_was_killed_still_starts_again(site: Bench) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from escriptorium_cluster.again import Once, again_after_loss
 from escriptorium_cluster.patience import connect_patiently, hopeless, server_has_gone
 
+from tests.unit.cluster.tables import Row, get_model, table
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class GoneError(Exception):
@@ -182,26 +185,66 @@ def test_a_job_that_was_started_too_often_is_given_up() -> None:
     assert job.runs == 1
 
 
-def traced(*, redelivered: bool, done: bool | None) -> list[str]:
-    """Return what was asked and run."""
+def traced(*answers: str | Exception) -> list[str]:
+    """Return what was asked and run, by what the questions whether the job is over are answered."""
     seen: list[str] = []
+    left = list(answers)
 
     def trace(*_: Any) -> str:
         seen.append("run")
         return "ran"
 
-    def look(_: str) -> bool:
+    def look(_: str) -> str:
         seen.append("look")
-        if done is None:
-            raise GoneError
-        return done
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
-    answer = Once(trace, look)("job", (), {}, {"delivery_info": {"redelivered": redelivered}})
-    assert answer == "ran"
+    Once(trace, look)("job", (), {}, {"delivery_info": {"redelivered": False}})
     return seen
 
 
-def test_only_messages_that_come_again_are_looked_at() -> None:
-    assert traced(redelivered=False, done=True) == ["run"]
-    assert traced(redelivered=True, done=False) == ["look", "run"]
-    assert traced(redelivered=True, done=None) == ["look", "run"]
+def test_each_start_is_asked_for_and_a_question_that_went_down_is_repeated() -> None:
+    assert traced("") == ["look", "run"]
+    assert traced(GoneError(), "") == ["look", "look", "run"]
+    assert traced(GoneError(), GoneError()) == ["look", "look", "run"], "a job must not be lost"
+
+
+def test_a_job_that_is_over_does_not_begin(load: Callable[[str], Any]) -> None:
+    again, slots = load("escriptorium_cluster.again"), load("escriptorium_cluster.training_slots")
+    slots.not_run = lambda why: type(why).__name__
+
+    def trace(*_: Any) -> None:
+        raise AssertionError
+
+    assert again.Once(trace, lambda _: "was cancelled")("job", (), {}, {}) == "Ignore"
+
+
+@pytest.mark.parametrize(
+    ("reports", "result", "why"),
+    [
+        ([], "PENDING", ""),
+        (["queued", "queued"], "PENDING", ""),
+        (["canceled", "queued"], "PENDING", "was cancelled"),
+        (["queued"], "REVOKED", "was cancelled"),
+        (["done", "done"], "SUCCESS", "is done"),
+        (["done", "started"], "STARTED", ""),
+        (["error"], "RETRY", ""),
+    ],
+)
+def test_a_job_is_over_when_it_was_cancelled_or_done(
+    load: Callable[[str], Any], reports: list[str], result: str, why: str
+) -> None:
+    states = {f"WORKFLOW_STATE_{state.upper()}": state for state in ("queued", "started", "canceled", "done")}
+    rows = [Row(task_id="job", method="core.tasks.transcribe", workflow_state=state) for state in reports]
+    load("django.apps").apps.get_model = get_model(reporting_TaskReport=table(rows, **states))
+    load("celery.states").REVOKED = "REVOKED"
+    load("celery.result").AsyncResult = lambda _: SimpleNamespace(state=result)
+    load("django.utils.timezone").now = lambda: 9
+    load("django.db").close_old_connections = lambda: None
+    assert load("escriptorium_cluster.again").over("job").startswith(why)
+    if why == "was cancelled":
+        assert {row.workflow_state for row in rows} == {"canceled"}, "the rest is closed"
+    elif not why:
+        assert load("escriptorium_cluster.again").over("job") == ""

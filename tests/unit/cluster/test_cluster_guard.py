@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.unit.cluster.tables import Row, get_model, table
+from tests.unit.cluster.tables import Row, Rows, get_model, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,8 @@ class Site:
         self.media = media
         self.starts = 0
         self.model = Row(pk=4, training=True, file=None, versions=[])
-        self.imported = Row(pk=9, workflow_state="started")
+        self.imported = Row(pk=9, workflow_state="started", WORKFLOW_STATE_ERROR="error")
+        self.reports: list[Row] = []
         self.claimed: list[str] = []
         load("django.conf").settings = SimpleNamespace(
             CLUSTER_TASK_MAX_STARTS=2, CELERY_VISIBILITY_TIMEOUT=60, MEDIA_ROOT=str(media)
@@ -31,11 +32,24 @@ class Site:
         load("django.core.cache").cache = self
         states = {"WORKFLOW_STATE_STARTED": "started", "WORKFLOW_STATE_CREATED": "created"}
         load("django.apps").apps.get_model = get_model(
-            core_OcrModel=table([self.model]), imports_DocumentImport=table([self.imported], **states)
+            core_OcrModel=table([self.model]),
+            imports_DocumentImport=table([self.imported], **states),
+            reporting_TaskReport=self,
         )
+        load("celery.states").REVOKED = "REVOKED"
+        load("celery.result").AsyncResult = lambda _: SimpleNamespace(state="STARTED")
         self.lease = load("escriptorium_cluster.lease")
         self.lease.current = SimpleNamespace(claim=self.claimed.append, release=self.claimed.remove)
         self.module = load("escriptorium_cluster.guard")
+
+    WORKFLOW_STATE_QUEUED, WORKFLOW_STATE_STARTED, WORKFLOW_STATE_CANCELED = "queued", "started", "canceled"
+
+    @property
+    def objects(self) -> Rows:
+        return Rows(self.reports)
+
+    def report(self, job: str, state: str) -> None:
+        self.reports.append(Row(task_id=job, method=TRAIN, ocr_model_id=4, workflow_state=state))
 
     def add(self, _: str, __: int, timeout: int) -> None:
         assert timeout == 60
@@ -100,9 +114,30 @@ def test_a_killed_import_begins_again(site: Site) -> None:
 
 def test_a_job_that_kills_its_process_is_given_up_and_frees_its_model(site: Site) -> None:
     site.starts = 2
+    site.report("job", "started")
+    site.report("another", "canceled")
     with pytest.raises(site.module.StartedTooOftenError):
         site.begin()
     assert (site.model.training, site.claimed) == (False, [])
+
+
+def test_a_job_that_is_given_up_does_not_free_what_another_one_trains(site: Site) -> None:
+    site.starts = 2
+    site.report("another", "started")
+    with pytest.raises(site.module.StartedTooOftenError):
+        site.begin()
+    assert site.model.training
+
+
+@pytest.mark.parametrize(("before", "after"), [("started", "error"), ("created", "error"), ("done", "done")])
+def test_an_import_that_is_given_up_ends_with_the_reason(site: Site, before: str, after: str) -> None:
+    """Else its document would take no other one, and its project could not be removed."""
+    site.starts = 2
+    site.imported.workflow_state = before
+    with pytest.raises(site.module.StartedTooOftenError, match="killed 2 times") as caught:
+        site.begin(IMPORT)
+    assert (site.imported.workflow_state, site.model.training) == (after, True)
+    assert getattr(site.imported, "error_message", "") == (str(caught.value) if after == "error" else "")
 
 
 def test_another_job_that_is_given_up_frees_no_model(site: Site) -> None:

@@ -13,7 +13,8 @@ from tests.unit.cluster.tables import Row, get_model, table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-QUEUED, STARTED, ERROR, DONE = "queued", "started", "error", "done"
+QUEUED, STARTED, ERROR, DONE, CANCELLED = "queued", "started", "error", "done", "canceled"
+TRAIN = "core.tasks.train"
 
 
 class User:
@@ -51,6 +52,8 @@ class Site:
         self.imports: list[Row] = []
         self.results: dict[str, str] = {}
         load("celery.states").SUCCESS = "SUCCESS"
+        load("celery.states").REVOKED = "REVOKED"
+        load("django.utils.timezone").now = lambda: 9
         load("celery.result").AsyncResult = lambda job: SimpleNamespace(state=self.results.get(job, "PENDING"))
         load("django.db.transaction").atomic = nullcontext
         load("django.apps").apps = self
@@ -62,6 +65,7 @@ class Site:
             "WORKFLOW_STATE_STARTED": STARTED,
             "WORKFLOW_STATE_CREATED": "created",
             "WORKFLOW_STATE_ERROR": ERROR,
+            "WORKFLOW_STATE_CANCELED": CANCELLED,
         }
         return get_model(
             reporting_TaskReport=table(self.reports, **states),
@@ -69,8 +73,8 @@ class Site:
             imports_DocumentImport=table(self.imports, **states),
         )(*label)
 
-    def report(self, method: str, state: str = QUEUED, **values: Any) -> Report:
-        self.reports.append(Report(task_id="job", method=method, workflow_state=state, user=self.user, **values))
+    def report(self, method: str, state: str = QUEUED, task_id: str = "job", **values: Any) -> Report:
+        self.reports.append(Report(task_id=task_id, method=method, workflow_state=state, user=self.user, **values))
         return self.reports[-1]
 
 
@@ -101,9 +105,9 @@ def test_all_pages_of_a_job_fail_and_its_user_is_told_once(site: Site) -> None:
 
 
 def test_a_job_that_ended_meanwhile_stays_as_it_ended(site: Site) -> None:
-    report = site.report("core.tasks.train", "canceled", ocr_model_id=1)
+    report = site.report(TRAIN, ERROR, ocr_model_id=1, messages="out of memory")
     assert site.module.mark(["job", "another"], []) == ([], [])
-    assert report.workflow_state == "canceled"
+    assert (report.workflow_state, report.messages) == (ERROR, "out of memory")
     assert site.models[0].training
 
 
@@ -116,8 +120,50 @@ def test_a_job_that_succeeded_is_noted_as_done(site: Site) -> None:
     assert (site.models[0].training, site.user.told) == (True, [])
 
 
+@pytest.mark.parametrize("revoked", [False, True], ids=["by a report", "by its result"])
+def test_a_cancelled_training_of_many_pages_is_closed_without_a_word(site: Site, revoked: bool) -> None:
+    """Upstream marks one of its reports only."""
+    if revoked:
+        site.results["job"] = "REVOKED"
+    else:
+        site.report(TRAIN, CANCELLED, ocr_model_id=1)
+    left = [site.report(TRAIN, state, ocr_model_id=1, messages="") for state in (QUEUED, STARTED)]
+    assert site.module.mark(["job"], []) == ([], [])
+    assert [(report.workflow_state, report.done_at, report.messages) for report in left] == [(CANCELLED, 9, "")] * 2
+    assert site.user.told == []
+    assert not site.models[0].training
+
+
+@pytest.mark.parametrize("ended", [CANCELLED, STARTED], ids=["cancelled", "lost"])
+def test_a_model_that_another_job_trains_stays_in_training(site: Site, ended: str) -> None:
+    site.report(TRAIN, ended, ocr_model_id=1)
+    site.report(TRAIN, STARTED, ocr_model_id=1)
+    site.report(TRAIN, STARTED, "another", ocr_model_id=1)
+    site.module.mark(["job"], [])
+    assert site.models[0].training
+    site.report(TRAIN, CANCELLED, "another", ocr_model_id=1)
+    assert site.module.mark([], [1]) == ([], [1]), "a cancelled one trains nothing"
+
+
+def test_a_cancelled_import_is_ended_as_upstream_ends_it(site: Site) -> None:
+    site.results["job"] = "REVOKED"
+    report = site.report("imports.tasks.document_import", STARTED, document=7, started_at=6)
+    site.imports = [imported(report=report, workflow_state=STARTED)]
+    site.module.mark(["job"], [])
+    assert (site.imports[0].workflow_state, site.imports[0].error_message) == (ERROR, "canceled")
+
+
 def imported(**values: Any) -> Row:
-    return Row(**{"report": None, "document": 7, "started_on": 4, "workflow_state": "created", **values})
+    return Row(
+        **{
+            "report": None,
+            "document": 7,
+            "started_on": 4,
+            "workflow_state": "created",
+            "WORKFLOW_STATE_ERROR": ERROR,
+            **values,
+        }
+    )
 
 
 def test_an_import_that_runs_fails_by_its_report(site: Site) -> None:

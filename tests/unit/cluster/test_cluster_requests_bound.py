@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from escriptorium_cluster.fair_use import BUSY, REFUSED, REQUEST_SPACE, lock_number
 
+from tests.unit.cluster.tables import Row, get_model, table
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -105,6 +107,19 @@ def request(method: str = "POST", user: Any = ADA, address: str = "", task: str 
 )
 def test_what_asks_for_a_training(site: Site, made: Any, view: Any, kind: str) -> None:
     assert site.module.asks_for_training(made, view) == kind
+
+
+def test_a_cancelled_training_of_many_pages_does_not_count(load: Callable[[str], Any]) -> None:
+    states = {f"WORKFLOW_STATE_{state}": state for state in ("QUEUED", "STARTED", "CANCELED")}
+    rows = [
+        Row(user=ADA, method="core.tasks.train", task_id=job, workflow_state=state)
+        for job, *found in (("a", "CANCELED", "QUEUED"), ("b", "QUEUED", "QUEUED"), ("c", "STARTED"), ("d", "QUEUED"))
+        for state in found
+    ]
+    load("django.apps").apps.get_model = get_model(reporting_TaskReport=table(rows, **states))
+    load("celery.states").REVOKED = "REVOKED"
+    load("celery.result").AsyncResult = lambda job: SimpleNamespace(state="REVOKED" if job == "c" else "PENDING")
+    assert load("escriptorium_cluster.requests_bound").unfinished(ADA) == 2
 
 
 def test_within_the_bound_the_view_answers(site: Site) -> None:

@@ -182,6 +182,7 @@ def test_each_process_gets_what_it_needs(installed: Callable[..., dict[str, Any]
     found = installed()
     assert found.pop("watchdog")[0] == "app"
     assert found == {"again": ("app",), "training_slots": ("app", 2), "fetching": (("places", 2),)}
+    assert list(found)[:2] == ["training_slots", "again"], "a cancelled job would take a slot before it is looked at"
 
 
 def test_a_worker_that_is_told_so_helps_out(installed: Callable[..., dict[str, Any]]) -> None:

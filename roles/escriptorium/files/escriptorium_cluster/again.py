@@ -1,11 +1,11 @@
-"""Begins a job anew whose database went away in the middle of a query, and does not begin one that is done.
+"""Begins a job anew whose database went away in the middle of a query, and does not begin one that is over.
 
 The first as after a killed process (see ``guard``), in the same process: traces are cleared, the start is counted, and
 a training goes on from its newest finished epoch. Also where the job has kept the error to itself: upstream's trainings
 and segmentations tell the user, and end as if they had succeeded.
 
 The second: a worker that is killed between the end of a job and its acknowledgement leaves a message that is handed out
-again. Its job has had its result.
+again. Its job has had its result. And a cancelled job whose worker has forgotten that lies in its queue as before.
 
 And what follows a job (others that it sends, its result) waits for a broker that is away, as the job itself does.
 """
@@ -60,42 +60,52 @@ def again_after_loss(
 
 
 class Once:
-    """Stands before one task in the process that is to run it."""
+    """Stands before one task in the process that is to run it, and asks before each start whether its job is over.
 
-    def __init__(self, trace: Callable[..., Any], done: Callable[[str], bool]) -> None:
+    :param over: says why a job must not begin (any more), or nothing.
+    """
+
+    def __init__(self, trace: Callable[..., Any], over: Callable[[str], str]) -> None:
         self._trace = trace
-        self._done = done
+        self._over = over
 
     def __call__(self, uuid: str, args: Any, kwargs: Mapping[str, Any], request: Mapping[str, Any]) -> Any:
         """Run the job as Celery does, or leave it; the arguments and the answer are those of Celery's tracer."""
-        if (request.get("delivery_info") or {}).get("redelivered") and self._done_for_sure(uuid):
+        if why := self._ask(uuid):
             from celery.exceptions import Ignore
 
             from escriptorium_cluster.training_slots import not_run
 
-            logger.warning("job %s is done: its worker could not say so any more", uuid)
+            logger.warning("job %s %s", uuid, why)
             return not_run(Ignore())
         return self._trace(uuid, args, kwargs, request)
 
-    def _done_for_sure(self, uuid: str) -> bool:
-        try:
-            return self._done(uuid)
-        except Exception:
-            logger.warning("could not look whether job %s is done; it runs", uuid, exc_info=True)
-            return False
+    def _ask(self, uuid: str) -> str:
+        # A second time: the database may have gone away in the middle of the first question.
+        for _ in range(2):
+            try:
+                return self._over(uuid)
+            except Exception:
+                logger.warning("could not look whether job %s is over", uuid, exc_info=True)
+        return ""
 
 
-def _done(task_id: str) -> bool:
-    """Whether all reports of a job say that it is done or cancelled. A job without reports has none."""
+def over(task_id: str) -> str:
+    """Say why a job must not begin: it was cancelled (what it has left open is closed), or all its reports are done."""
     from django.apps import apps
     from django.db import close_old_connections
 
+    from escriptorium_cluster.cancelled import cancelled, close
+
     report = apps.get_model("reporting", "TaskReport")
     try:
-        states = set(report.objects.filter(task_id=task_id).values_list("workflow_state", flat=True))
+        if cancelled([task_id]):
+            close(task_id)
+            return "was cancelled: it does not begin"
+        found = set(report.objects.filter(task_id=task_id).values_list("workflow_state", flat=True))
     finally:
         close_old_connections()
-    return bool(states) and states <= {report.WORKFLOW_STATE_DONE, report.WORKFLOW_STATE_CANCELED}
+    return "is done: its worker could not say so any more" if found == {report.WORKFLOW_STATE_DONE} else ""
 
 
 def install(app: Any) -> None:
@@ -115,6 +125,9 @@ def install(app: Any) -> None:
                 )
 
     def _begin(task: Any, kwargs: Mapping[str, Any]) -> None:
+        if why := over(task.request.id):
+            logger.warning("job %s %s", task.request.id, why)
+            raise Ignore
         guard.before_start(task, task.request.id, (), kwargs)
 
     def stand_before(**_: Any) -> None:
@@ -127,7 +140,7 @@ def install(app: Any) -> None:
         app.backend.always_retry = True
         app.backend.exception_safe_to_retry = lambda error: isinstance(error, app.backend.connection_errors)
         for task in app.tasks.values():
-            task.__trace__ = Once(task.__trace__, _done)
+            task.__trace__ = Once(task.__trace__, over)
 
     signals.celeryd_after_setup.connect(wrap, weak=False, dispatch_uid=__name__)
     signals.worker_process_init.connect(stand_before, weak=False, dispatch_uid=__name__)

@@ -21,7 +21,8 @@ class ClusterConfig(AppConfig):
 
         if settings.CLUSTER_OVERFLOW_QUEUES:
             install(current_app, settings.CLUSTER_OVERFLOW_QUEUES, settings.CLUSTER_OVERFLOW_SECONDS)
-        again.install(current_app)
         training_slots.install(current_app, settings.CLUSTER_USER_TRAININGS_RUNNING)
+        # After it: the last one to come stands first before a job, and a cancelled one takes no slot.
+        again.install(current_app)
         fetching.install(**settings.CLUSTER_FETCHING)
         watchdog.install(current_app, os.environ, os.getpid())

@@ -32,6 +32,10 @@ LARGE_QUEUE = "gpu-large"
 HELD_QUEUE = "trainings-held"
 #: Queues of eScriptorium and of the cluster, in the order in which a person asks for them.
 QUEUES = ("live", "default", "low-priority", "gpu", LARGE_QUEUE, "imports", "jvm", HELD_QUEUE)
+#: Tasks that mark a model as being in training while they run.
+TRAININGS = frozenset({"core.tasks.train", "core.tasks.segtrain"})
+#: Task that brings documents in.
+IMPORT = "imports.tasks.document_import"
 #: Secret keys that are public knowledge: upstream's default in the code and in its example of an environment file.
 KNOWN_SECRET_KEYS = frozenset({"a-beautiful-snowflake", "changeme"})
 #: Numeric precisions of PyTorch Lightning 2 that Kraken's trainer takes.

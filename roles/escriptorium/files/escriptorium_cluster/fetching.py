@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import requests
 from requests.adapters import HTTPAdapter
 
-from escriptorium_cluster.guard import IMPORT
+from escriptorium_cluster.config import IMPORT
 from escriptorium_cluster.politeness import LOOK_SECONDS, BusyError, Patience, Visit, server_of
 
 if TYPE_CHECKING:

@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from escriptorium_cluster.config import IMPORT, TRAININGS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -20,10 +22,6 @@ logger = logging.getLogger(__name__)
 
 #: Prefix of the counters' names in the cache.
 KEY_PREFIX = "cluster:starts:"
-#: Tasks that mark a model as being in training while they run.
-TRAININGS = frozenset({"core.tasks.train", "core.tasks.segtrain"})
-#: Task that brings documents in.
-IMPORT = "imports.tasks.document_import"
 
 
 class StartedTooOftenError(RuntimeError):
@@ -78,9 +76,8 @@ def before_start(task: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[s
         if starts > 1:
             logger.warning("job %s (%s) starts again: its process was killed", task_id, task.name)
             _clear_traces(task.name, kwargs)
-    except StartedTooOftenError:
-        if task.name in TRAININGS:
-            _models().filter(pk=kwargs.get("model_pk")).update(training=False)
+    except StartedTooOftenError as error:
+        _let_go(task.name, task_id, kwargs, str(error))
         raise
     except Exception:
         # A job must not fail because it could not be counted.
@@ -124,6 +121,20 @@ def _clear_traces(name: str, kwargs: Mapping[str, Any]) -> None:
         imports.objects.filter(pk=kwargs.get("import_pk"), workflow_state=imports.WORKFLOW_STATE_STARTED).update(
             workflow_state=imports.WORKFLOW_STATE_CREATED
         )
+
+
+def _let_go(name: str, task_id: str, kwargs: Mapping[str, Any], reason: str) -> None:
+    """Free the model of a training that is given up, or end such an import: others would be refused for ever."""
+    from escriptorium_cluster.cancelled import end_imports, free_model
+
+    if name in TRAININGS:
+        free_model(kwargs.get("model_pk"), task_id)
+    elif name == IMPORT:
+        from django.apps import apps
+
+        imports = apps.get_model("imports", "DocumentImport")
+        left = (imports.WORKFLOW_STATE_CREATED, imports.WORKFLOW_STATE_STARTED)
+        end_imports(imports.objects.filter(pk=kwargs.get("import_pk"), workflow_state__in=left), reason)
 
 
 def _models() -> Any:

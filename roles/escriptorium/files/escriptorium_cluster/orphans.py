@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 from django.db import transaction
 
-from escriptorium_cluster.guard import IMPORT, TRAININGS
+from escriptorium_cluster.cancelled import cancelled, close, free_model, let_go
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ def mark(jobs: Sequence[str], models: Sequence[int], reason: str = REASON) -> tu
     :param reason: what users read.
     """
     failed = [job for job in jobs if _fail(job, reason)]
-    freed = [model for model in models if _free(model)]
+    freed = [model for model in models if free_model(model)]
     return failed, freed
 
 
@@ -42,8 +42,11 @@ def _succeeded(job: str) -> bool:
 def _fail(job: str, reason: str) -> bool:
     """Mark the unfinished reports of one job as failed, and what it worked on as free; returns whether there were.
 
-    Those of a job that succeeded are marked as done.
+    Those of a job that succeeded are marked as done, and those of one that its user has cancelled as cancelled.
     """
+    if cancelled([job]):
+        close(job)
+        return False
     reports = apps.get_model("reporting", "TaskReport")
     unfinished = (reports.WORKFLOW_STATE_QUEUED, reports.WORKFLOW_STATE_STARTED)
     done = _succeeded(job)
@@ -55,36 +58,12 @@ def _fail(job: str, reason: str) -> bool:
                 report.end()
                 continue
             report.error(reason)
-            if report.method in TRAININGS and report.ocr_model_id:
-                _free(report.ocr_model_id)
-            elif report.method == IMPORT:
-                _fail_import(report, reason)
+        if found and not done:
+            # All of them name the same model.
+            let_go(found[0], reason)
     for user in {report.user for report in found if not done}:
         _tell(user, reason)
     return bool(found) and not done
-
-
-def _free(model: int) -> bool:
-    updated = apps.get_model("core", "OcrModel").objects.filter(pk=model, training=True).update(training=False)
-    return bool(updated)
-
-
-def _fail_import(report: Any, reason: str) -> None:
-    """Mark the import of a report as failed. One that has not begun does not name its report."""
-    imports = apps.get_model("imports", "DocumentImport")
-    found = imports.objects.filter(report=report, workflow_state=imports.WORKFLOW_STATE_STARTED)
-    if not report.started_at:
-        found = imports.objects.filter(
-            document=report.document,
-            started_by=report.user,
-            report=None,
-            workflow_state=imports.WORKFLOW_STATE_CREATED,
-            started_on__lte=report.queued_at,
-        ).order_by("-started_on")[:1]
-    for job in found:
-        job.workflow_state = imports.WORKFLOW_STATE_ERROR
-        job.error_message = reason
-        job.save()
 
 
 def _tell(user: Any, reason: str) -> None:

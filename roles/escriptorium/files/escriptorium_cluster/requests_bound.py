@@ -18,8 +18,9 @@ from django.db import connection
 from django.http import JsonResponse
 from django.utils.translation import get_language
 
+from escriptorium_cluster.cancelled import cancelled
+from escriptorium_cluster.config import TRAININGS
 from escriptorium_cluster.fair_use import BUSY, REFUSED, REQUEST_SPACE, lock_number, refusal
-from escriptorium_cluster.guard import TRAININGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +73,8 @@ def unfinished(user: Any) -> int:
     report = apps.get_model("reporting", "TaskReport")
     states = (report.WORKFLOW_STATE_QUEUED, report.WORKFLOW_STATE_STARTED)
     found = report.objects.filter(user=user, method__in=TRAININGS, workflow_state__in=states)
-    return int(found.values("task_id").distinct().count())
+    jobs = set(found.values_list("task_id", flat=True))
+    return len(jobs - cancelled(jobs))
 
 
 def _unlock(number: int) -> None:

@@ -20,9 +20,8 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from escriptorium_cluster.config import HELD_QUEUE
+from escriptorium_cluster.config import HELD_QUEUE, TRAININGS
 from escriptorium_cluster.fair_use import WAITS, HeldJob, free_slot, held_job, marked, oldest_of_each
-from escriptorium_cluster.guard import TRAININGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -123,15 +122,6 @@ def _connect() -> Any:
     return connection.get_new_connection(connection.get_connection_params())
 
 
-def _cancelled(task_id: str) -> bool:
-    """Whether a user has cancelled a job: workers forget that when they restart, and a held one can wait for days."""
-    from django.apps import apps
-
-    report = apps.get_model("reporting", "TaskReport")
-    states = set(report.objects.filter(task_id=task_id).values_list("workflow_state", flat=True))
-    return states == {report.WORKFLOW_STATE_CANCELED}
-
-
 def _explain(task_id: str, bound: int) -> None:
     """Say in the reports of a job why it waits, once."""
     from django.apps import apps
@@ -153,13 +143,11 @@ class Gate:
 
     def __call__(self, uuid: str, args: Any, kwargs: Mapping[str, Any], request: Mapping[str, Any]) -> Any:
         """Run the job as Celery does, or put it off; the arguments and the answer are those of Celery's tracer."""
-        from celery.exceptions import Ignore, Reject
+        from celery.exceptions import Reject
 
         slot: Slot | None = None
         user = kwargs.get("user_pk")
         try:
-            if _cancelled(uuid):
-                return not_run(Ignore())
             if user is not None:
                 slot = Slot(_connect)
                 if not slot.take(int(user), self._bound):
