@@ -271,12 +271,8 @@ def test_a_worker_that_lives_survives_being_declared_dead_by_mistake(site: Bench
     assert results(site, job) == [1]
 
 
-def test_a_job_that_runs_is_not_begun_by_another_worker(site: Bench) -> None:
-    """Redis hands a message out a second time: its timeout is shorter than the job."""
-    start_worker(site, "worker1", QUEUES)
-    (job,) = send_trainings(site, ("train", "until-contested"))
-    running(site, job)
-    start_worker(site, "worker2", QUEUES)
+def hand_out_again(site: Bench) -> None:
+    """Put the messages of running jobs back into their queues."""
     site.shell("""
 import json
 from escriptorium.celery import app
@@ -289,6 +285,15 @@ with app.connection_for_read() as connection:
         channel.qos.restore_by_tag(tag.decode())
 print(json.dumps(None))
 """)
+
+
+def test_a_job_that_runs_is_not_begun_by_another_worker(site: Bench) -> None:
+    """Redis hands a message out a second time: its timeout is shorter than the job."""
+    start_worker(site, "worker1", QUEUES)
+    (job,) = send_trainings(site, ("train", "until-contested"))
+    running(site, job)
+    start_worker(site, "worker2", QUEUES)
+    hand_out_again(site)
     wait_until(partial(site.log, "worker2"), lambda text: "it is not started a second time" in text, 20, "refused", 0.3)
     (other,) = send_trainings(site, ("segtrain", 0))
     wait_until(
@@ -296,6 +301,21 @@ print(json.dumps(None))
     )
     site.end_hold("contested")
     assert finish(site, job, other) == [["worker1"], ["worker2"]]
+    assert results(site, job) == [1]
+
+
+def test_a_job_that_runs_is_not_begun_a_second_time_by_its_own_worker(site: Bench) -> None:
+    """Redis has lost its last second: the message lies in its queue, and nothing says that the job runs."""
+    start_worker(site, "worker1", QUEUES, concurrency=2)
+    (job,) = send_trainings(site, ("train", "until-twice"))
+    running(site, job)
+    site.redis("DEL", "cluster:running", "cluster:deliveries")
+    hand_out_again(site)
+    wait_until(
+        partial(site.log, "worker1"), lambda text: "its message was handed out again" in text, 20, "refused", 0.3
+    )
+    site.end_hold("twice")
+    assert finish(site, job) == [["worker1"]]
     assert results(site, job) == [1]
 
 

@@ -148,6 +148,15 @@ def test_a_job_that_runs_elsewhere_is_let_go(module: Any, consumer: Any) -> None
     assert consumer.task_consumer.channel.qos._delivered == {}
 
 
+def test_a_message_that_is_handed_out_once_more_stays_with_its_job(module: Any, consumer: Any) -> None:
+    consumer.lease.verdict = module.lease.Verdict.KEEP
+    message = Message("tag")
+    consumer.task_consumer.channel.qos.append(message, "tag")
+    consumer.create_task_handler()(message)
+    assert (consumer.begun, message.acknowledged) == ([], 0)
+    assert consumer.task_consumer.channel.qos._delivered == {"tag": message}
+
+
 def test_what_was_not_acknowledged_is_known_when_the_connection_is_lost(consumer: Any) -> None:
     qos = consumer.task_consumer.channel.qos = Qos(running="r", fetched="f", done="d")
     qos._acknowledged = ["done"]
@@ -173,7 +182,7 @@ def test_running_jobs_go_over_to_the_new_connection_and_others_back(
     state.active_requests = [request]
     kept: list[Any] = []
     state.reserved_requests = SimpleNamespace(add=kept.append)
-    consumer.unfinished = {"running": running, "fetched": fetched}
+    consumer.unfinished = {"running": Message("running", "old"), "fetched": fetched}
     module.Adoption(consumer).start(consumer)
     channel = consumer.task_consumer.channel
     assert (channel.qos._delivered, channel.qos.restored) == ({"running": running}, ["fetched"])

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import threading
+import time
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -197,6 +199,31 @@ def test_a_job_that_runs_elsewhere_goes_back_later(
     assert given_back == [("t1", broker.asked[0][9])]
 
 
+def test_a_message_that_is_handed_out_once_more_is_left_to_the_job_that_runs_here() -> None:
+    """Redis has lost its last second: it gives the same message again, under the same tag."""
+    broker = Broker(b"taken", [b"alive"])
+    active: list[str] = []
+    own = Lease(broker, HOLDER, 900, lambda *_: None, lambda: frozenset(active))
+    assert own.take("t1", "core.tasks.train", "id-1") is Verdict.BEGIN
+    active.append("id-1")
+    assert own.take("t1", "core.tasks.train", "id-1") is Verdict.KEEP
+    own.check()
+    assert broker.asked[1][-4:] == ("t1", broker.asked[0][9], "id-1", "1"), "it is held as before"
+
+
+@pytest.mark.parametrize("answer", ["lease", OSError("away")], ids=["noted", "a broker that is away"])
+def test_another_message_of_a_job_that_runs_here_goes_back_later(
+    given_back: list[tuple[str, str]], answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PUT_BACK_SECONDS", 0)
+    broker = Broker(answer)
+    own = Lease(broker, HOLDER, 900, lambda _, *what: given_back.append(what), lambda: frozenset({"id-1"}))
+    assert own.take("t2", "core.tasks.train", "id-1") is Verdict.LATER
+    assert broker.asked[0][-1] == "1", "Redis may have lost that it runs"
+    own._put_back()
+    assert [tag for tag, _ in given_back] == ["t2"]
+
+
 def test_what_could_not_be_put_back_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[str] = []
 
@@ -229,6 +256,36 @@ def test_halted_jobs_go_on_with_the_next_renewal(fates: list[Any]) -> None:
     own.check()
     own.check()
     assert fates == [([12, 13], signal.SIGCONT)]
+
+
+def test_jobs_that_are_halted_and_resumed_at_once_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread has just decided to stop them when the broker answers the other one."""
+    seen: list[signal.Signals] = []
+    stopping = threading.Event()
+
+    def slowly(_: Any, number: signal.Signals) -> None:
+        if number is signal.SIGSTOP:
+            stopping.set()
+            time.sleep(0.2)
+        seen.append(number)
+
+    monkeypatch.setattr(module, "send", slowly)
+    own = lease(Broker([b"alive"], [b"alive"]), seconds=5)
+    own._fence._renewed -= 100
+    thread = threading.Thread(target=own._beat)
+    thread.start()
+    assert stopping.wait(10)
+    own.check()
+    own._ended = True
+    thread.join(10)
+    assert seen == [signal.SIGSTOP, signal.SIGCONT]
+
+
+def test_of_two_renewals_the_later_one_counts() -> None:
+    fence = Fence(60, now=0)
+    fence.may_resume(40)
+    fence.may_resume(30)
+    assert not fence.must_halt(88)
 
 
 def test_an_orderly_end_gives_the_lease_up_once_and_only_in_its_own_process(

@@ -35,9 +35,10 @@ class Adoption(bootsteps.StartStopStep):
         """Count running jobs as fetched on the new connection, and give back those that had not begun."""
         channel = consumer.task_consumer.channel
         running = {request.message.delivery_tag: request for request in state.active_requests}
-        for tag, message in consumer.unfinished.items():
+        for tag in consumer.unfinished:
             if tag in running:
-                # An acknowledgement goes to the channel that the message names.
+                # The message of the job: it may have been handed out twice. Its channel gets the acknowledgement.
+                message = running[tag].message
                 message.channel = channel
                 channel.qos.append(message, tag)
                 state.reserved_requests.add(running[tag])
@@ -71,7 +72,7 @@ class Consumer(celery_consumer.Consumer):
         return connection
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Any:
-        """Begin only those jobs that do not run under another lease."""
+        """Begin only those jobs that do not run, under another lease or here."""
         begin = super().create_task_handler(*arguments, **options)
 
         def received(message: Any) -> None:
@@ -81,7 +82,7 @@ class Consumer(celery_consumer.Consumer):
                 begin(message)
             elif verdict is lease.Verdict.DROP:
                 message.ack()
-            else:
+            elif verdict is lease.Verdict.LATER:
                 # The message stays unacknowledged in the broker; the lease puts it back. Here it counts no more.
                 self.task_consumer.channel.qos._delivered.pop(message.delivery_tag, None)  # noqa: SLF001
 

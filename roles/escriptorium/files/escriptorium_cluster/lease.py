@@ -93,15 +93,17 @@ for i = 3, #ARGV, 4 do
 end
 return answer
 """
-# KEYS: leases, dead, notes, running, contested, done. ARGV: lease, tag, note, task id.
-# Answers "dead", "done", "taken", or the other lease under which the job runs.
+# KEYS: leases, dead, notes, running, contested, done. ARGV: lease, tag, note, task id, whether it runs here (1 or 0).
+# Answers "dead", "done", "taken", or the lease under which the job runs.
 TAKE = """
 if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 'dead' end
 if redis.call('HEXISTS', KEYS[6], ARGV[2]) == 1 then return 'done' end
 redis.call('HSET', KEYS[3], ARGV[2], ARGV[3])
+-- Redis may have lost that it runs.
+if ARGV[5] == '1' then redis.call('HSET', KEYS[4], ARGV[4], ARGV[1]) end
 local other = redis.call('HGET', KEYS[4], ARGV[4])
-if other and other ~= ARGV[1] and redis.call('HEXISTS', KEYS[1], other) == 1
-    and redis.call('HEXISTS', KEYS[2], other) == 0 then
+if ARGV[5] == '1' or (other and other ~= ARGV[1] and redis.call('HEXISTS', KEYS[1], other) == 1
+    and redis.call('HEXISTS', KEYS[2], other) == 0) then
   redis.call('HSET', KEYS[5], ARGV[4], ARGV[2])
   return other
 end
@@ -145,7 +147,8 @@ class Verdict(Enum):
     """What a worker does with a message."""
 
     BEGIN = "begin its job"
-    LATER = "let go of it: its job runs elsewhere, the lease puts it back"
+    LATER = "let go of it: its job runs, the lease puts it back"
+    KEEP = "leave it as it is: its job runs here, and acknowledges it"
     DROP = "acknowledge it: its job has ended elsewhere"
 
 
@@ -311,7 +314,8 @@ class Fence:
 
     def may_resume(self, now: float) -> bool:
         """Note a renewal at ``now``; whether the jobs, stopped before, go on."""
-        self._renewed = now
+        # Of two renewals at once the earlier one may be answered last.
+        self._renewed = max(self._renewed, now)
         resumed, self.halted = self.halted, False
         return resumed
 
@@ -341,6 +345,8 @@ class Lease:
         self._active = active
         self._process = os.getpid()
         self._guard = threading.Lock()
+        #: Around a decision of the fence and the signal that follows: the main thread resumes what the other one halts.
+        self._signals = threading.Lock()
         self._fence = Fence(seconds, boot_seconds())
         self._ended = False
         #: Whether this worker was told to end.
@@ -379,21 +385,29 @@ class Lease:
                 if self._held.get(tag) == held.get(tag):
                     self._held.pop(tag, None)
                     self._deferred.pop(tag, None)
-        if self._fence.may_resume(began):
-            logger.warning("the lease of %s is valid again: its jobs go on", self.holder.node)
-            send(descendants(self._process), signal.SIGCONT)
+        with self._signals:
+            if self._fence.may_resume(began):
+                logger.warning("the lease of %s is valid again: its jobs go on", self.holder.node)
+                send(descendants(self._process), signal.SIGCONT)
 
     def take(self, tag: str, name: str, task_id: str) -> Verdict:
         """Note that this worker holds a message, and say what to do with it."""
+        here = task_id in self._active()
         note = json.dumps(asdict(Note(self.id, self.holder.node, name, task_id, round(time.time(), 3))))
         with self._guard:
-            self._held[tag] = (note, task_id)
+            again = here and self._held.get(tag, ("", ""))[1] == task_id
+            if not again:
+                self._held[tag] = (note, task_id)
+        if again:
+            logger.warning("job %s (%s) runs here, and its message was handed out again", task_id, name)
+            return Verdict.KEEP
+        keys = (LEASES, DEAD, NOTES, RUNNING, CONTESTED, DONE)
         try:
-            answer = self._ask(TAKE, (LEASES, DEAD, NOTES, RUNNING, CONTESTED, DONE), self.id, tag, note, task_id)
+            answer = self._ask(TAKE, keys, self.id, tag, note, task_id, "1" if here else "0")
         except Exception as error:
             # The thread notes it as soon as the broker answers.
             logger.warning("job %s could not be noted under the lease: %s", task_id, error)
-            return Verdict.BEGIN
+            answer = self.id if here else "taken"
         if answer == "dead":
             self._die(DECLARED_DEAD)
         if answer == "taken":
@@ -451,13 +465,7 @@ class Lease:
         while not self._ended:
             try:
                 # First of all: this process may itself have been stopped until now.
-                if self._fence.must_halt(boot_seconds()):
-                    logger.warning(
-                        "no renewal for %.0f s: the jobs of %s wait until the broker answers",
-                        self._seconds,
-                        self.holder.node,
-                    )
-                    send(descendants(self._process), signal.SIGSTOP)
+                self._halt()
                 if self.ending and self._fence.must_end(boot_seconds(), busy=bool(self._active())):
                     self._die("%s ends without the broker, from which nothing is heard", status=0)
                 self.check()
@@ -465,6 +473,17 @@ class Lease:
             except Exception:
                 logger.warning("trouble with the lease of %s", self.holder.node, exc_info=True)
             time.sleep(seconds)
+
+    def _halt(self) -> None:
+        """Stop the jobs for the time being if the lease may have been declared dead."""
+        with self._signals:
+            if self._fence.must_halt(boot_seconds()):
+                logger.warning(
+                    "no renewal for %.0f s: the jobs of %s wait until the broker answers",
+                    self._seconds,
+                    self.holder.node,
+                )
+                send(descendants(self._process), signal.SIGSTOP)
 
     def _put_back(self) -> None:
         now = boot_seconds()
