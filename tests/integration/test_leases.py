@@ -356,6 +356,45 @@ def test_a_job_whose_process_was_killed_still_starts_again(site: Bench) -> None:
     assert (len(workers), results(site, job)) == (2, [1])
 
 
+#: Segments two pages with one job, which takes two seconds for each.
+SEGMENT = """
+import json
+from io import BytesIO
+from core.models import Document, DocumentPart, Project
+from core.tasks import segment
+from django.contrib.auth import get_user_model
+from django.core.files.base import ContentFile
+from PIL import Image
+
+scan = BytesIO()
+Image.new("L", (80, 80)).save(scan, "PNG")
+user = get_user_model().objects.get()
+document = Document.objects.create(name="hold-2", owner=user, project=Project.objects.create(name="p", owner=user))
+pages = []
+for number in range(2):
+    page = DocumentPart(document=document, original_filename="scan.png", image_file_size=4)
+    page.image.save(f"scan-{number}.png", ContentFile(scan.getvalue()), save=False)
+    page.save()
+    pages.append(page.pk)
+print(json.dumps(segment.delay(instance_pks=pages, user_pk=user.pk, steps="both", override=False).id))
+"""
+LINES = """
+import json
+from core.models import DocumentPart
+
+print(json.dumps([[page.lines.count(), page.blocks.count()] for page in DocumentPart.objects.order_by("pk")]))
+"""
+
+
+def test_a_segmentation_that_starts_again_makes_no_line_twice(site: Bench) -> None:
+    start_worker(site, "worker1", "default")
+    job = site.shell(SEGMENT)
+    wait_until(partial(site.shell, LINES), lambda made: made[0] == [8, 1], 60, "one page is done", 0.1)
+    kill_job(site, "worker1")
+    assert finish(site, job) == [["worker1", "worker1"]]
+    assert site.shell(LINES) == [[8, 1], [8, 1]]
+
+
 def test_a_place_whose_process_has_ended_takes_the_next_job_at_once(site: Bench) -> None:
     """Each process runs one job; Celery itself looks every five seconds whether there is one to replace."""
     start_worker(site, "worker1", QUEUES)

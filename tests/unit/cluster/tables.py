@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 ASKS: dict[str, Callable[[Any, Any], bool]] = {
     "isnull": lambda value, wanted: (value is None) == wanted,
     "in": lambda value, wanted: value in wanted,
+    "gte": lambda value, wanted: value >= wanted,
     "lte": lambda value, wanted: value <= wanted,
     "startswith": lambda value, wanted: value.startswith(wanted),
 }

@@ -114,6 +114,7 @@ def install(app: Any) -> None:
     from celery.exceptions import Ignore, Reject, Retry
 
     from escriptorium_cluster import guard
+    from escriptorium_cluster.once_only import once_only
     from escriptorium_cluster.patience import patience
 
     def wrap(**_: Any) -> None:
@@ -121,8 +122,14 @@ def install(app: Any) -> None:
         for task in app.tasks.values():
             if not task.name.startswith("celery."):
                 task.run = again_after_loss(
-                    task.run, lambda: patience.losses, functools.partial(_begin, task), (Ignore, Reject, Retry)
+                    once_only(task.name, task.run, functools.partial(_job, task)),
+                    lambda: patience.losses,
+                    functools.partial(_begin, task),
+                    (Ignore, Reject, Retry),
                 )
+
+    def _job(task: Any) -> str:
+        return str(task.request.id)
 
     def _begin(task: Any, kwargs: Mapping[str, Any]) -> None:
         if why := over(task.request.id):
