@@ -332,8 +332,6 @@ page = TaskReport.objects.create(user=report.user, task_id=report.task_id, metho
 report.cancel("chief")
 print(json.dumps(None))
 """)
-    start_worker(site, "worker1", QUEUES)
-    assert finish(site, other) == [["worker1"]]
     about = f"""
 import json
 from reporting.models import TaskReport
@@ -341,7 +339,12 @@ from reporting.models import TaskReport
 rows = TaskReport.objects.filter(task_id={job!r}).order_by("pk")
 print(json.dumps([[row.workflow_state, row.messages] for row in rows]))
 """
-    assert site.shell(about) == [[CANCELED, "Canceled by user chief\n"], [CANCELED, ""]]
+    closed = [[CANCELED, "Canceled by user chief\n"], [CANCELED, ""]]
+    assert reap(site)["failed_jobs"] == []
+    assert site.shell(about) == closed
+    start_worker(site, "worker1", QUEUES)
+    assert finish(site, other) == [["worker1"]]
+    assert site.shell(about) == closed
 
 
 def test_a_job_whose_process_was_killed_still_starts_again(site: Bench) -> None:

@@ -124,6 +124,11 @@ def test_only_what_nobody_knows_is_lost() -> None:
     assert set(found) == {"job:lost", "model:2", "model:3"}
 
 
+def test_a_cancelled_job_is_not_lost() -> None:
+    pending = Pending(frozenset({"a", "b"}), cancelled=frozenset({"a"}))
+    assert list(orphans(pending, frozenset, frozenset())) == ["job:b"]
+
+
 def test_queues_are_not_read_without_need() -> None:
     def read() -> frozenset[str]:
         raise AssertionError("all jobs run")

@@ -65,16 +65,14 @@ def before_start(task: Any, task_id: str, args: Sequence[Any], kwargs: Mapping[s
     from django.conf import settings
     from django.core.cache import cache
 
+    retries = task.request.retries or 0
     try:
         starts = count_start(
-            cache,
-            task_id,
-            task.request.retries or 0,
-            settings.CLUSTER_TASK_MAX_STARTS,
-            settings.CELERY_VISIBILITY_TIMEOUT,
+            cache, task_id, retries, settings.CLUSTER_TASK_MAX_STARTS, settings.CELERY_VISIBILITY_TIMEOUT
         )
         if starts > 1:
             logger.warning("job %s (%s) starts again: its process was killed", task_id, task.name)
+        if starts > 1 or retries:
             _clear_traces(task.name, kwargs)
     except StartedTooOftenError as error:
         _let_go(task.name, task_id, kwargs, str(error))

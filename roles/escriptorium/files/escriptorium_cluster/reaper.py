@@ -200,11 +200,12 @@ class Pending:
     """What the database holds for unfinished.
 
     ``jobs``: task ids of reports that count as queued or running. ``models``: models that count as in training, with
-    the task ids of all their trainings.
+    the task ids of all their trainings. ``cancelled``: those of ``jobs`` of which a report says so already.
     """
 
     jobs: frozenset[str] = frozenset()
     models: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    cancelled: frozenset[str] = frozenset()
 
 
 def orphans(pending: Pending, known: Callable[[], frozenset[str]], at_work: frozenset[str]) -> dict[str, str]:
@@ -213,7 +214,7 @@ def orphans(pending: Pending, known: Callable[[], frozenset[str]], at_work: froz
     :param known: returns the task ids of all messages in queues; asked only where there is need.
     :param at_work: task ids of messages that are not acknowledged, and of jobs that run under a living lease.
     """
-    jobs = pending.jobs - at_work
+    jobs = pending.jobs - pending.cancelled - at_work
     models = {model: ids for model, ids in pending.models.items() if not ids & at_work}
     if not jobs and not models:
         return {}
@@ -413,6 +414,11 @@ def pending_in_database(config: ReaperConfig) -> Pending:
             )
             jobs = frozenset(row[0] for row in cursor.fetchall())
             cursor.execute(
+                "SELECT DISTINCT task_id FROM reporting_taskreport WHERE workflow_state = 4 AND task_id = ANY(%s)",
+                [list(jobs)],
+            )
+            cancelled = frozenset(row[0] for row in cursor.fetchall())
+            cursor.execute(
                 "SELECT m.id, coalesce(array_agg(r.task_id) FILTER (WHERE r.task_id <> ''), '{}') FROM core_ocrmodel m"
                 " LEFT JOIN reporting_taskreport r ON r.ocr_model_id = m.id"
                 " AND r.method IN ('core.tasks.train', 'core.tasks.segtrain') WHERE m.training GROUP BY m.id"
@@ -420,7 +426,7 @@ def pending_in_database(config: ReaperConfig) -> Pending:
             models = {int(row[0]): frozenset(row[1]) for row in cursor.fetchall()}
     finally:
         connection.close()
-    return Pending(jobs, models)
+    return Pending(jobs, models, cancelled)
 
 
 def mark_with_django(jobs: Sequence[str], models: Sequence[int], reason: str = "") -> tuple[list[str], list[int]]:
@@ -448,9 +454,11 @@ def run(redis: Any, config: ReaperConfig) -> Report:
         watched = look(before.orphans, found, regular_seconds(before, now, config.orphan_seconds))
         names = [name.partition(":")[::2] for name in ripe(watched, config.orphan_seconds)]
         report.watched = len(watched)
-        if names:
+        # Upstream cancels one report of a job: the others need not wait until a worker takes its message.
+        jobs = [*pending.cancelled, *(name for kind, name in names if kind == "job")]
+        if jobs or names:
             report.failed_jobs, report.freed_models = mark_with_django(
-                [name for kind, name in names if kind == "job"], [int(name) for kind, name in names if kind == "model"]
+                jobs, [int(name) for kind, name in names if kind == "model"]
             )
         state = replace(state, orphans=watched)
     except Exception as error:  # whatever database and application raise: the leases are looked after all the same
