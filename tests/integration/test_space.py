@@ -203,6 +203,33 @@ def test_a_project_that_changes_after_its_export_stays_and_is_exported_anew(site
     assert reclaim(site, project=named, export_only=True)["export"] != str(newest)
 
 
+def test_whatever_changes_in_a_project_is_another_content(site: Bench) -> None:
+    """What an export holds: order, kinds, links and remarks too, and an image that was cropped in place."""
+    made = make(site, "Whole", pages=2)
+    changes = {
+        "page order": "DocumentPart.objects.filter(pk=part.pk).update(order=7)",
+        "remark on a page": "DocumentPart.objects.filter(pk=part.pk).update(comments='torn')",
+        "kind of a region": "Block.objects.filter(document_part=part).update(typology=kind)",
+        "line of a region": "Line.objects.filter(document_part=part).update(block=None)",
+        "history of a text": "texts.update(versions=[{}])",
+        "text that is empty": "texts.update(graphs=None); before = state(project); texts.update(graphs=[])",
+        "what is allowed": "document.valid_block_types.add(kind)",
+        "direction": "Document.objects.filter(pk=document.pk).update(read_direction='rtl')",
+        "image": "os.truncate(part.image.path, 9)",
+        "image that is lost": "os.remove(part.image.path)",
+    }
+    missed = site.shell(
+        "import json, os\nfrom core.models import *\nfrom escriptorium_cluster.project_removal import state\n"
+        f"project = Project.objects.get(pk={made['project']})\ndocument = project.documents.get()\n"
+        "part, kind = document.parts.first(), BlockType.objects.create(name='Heading')\n"
+        "texts = LineTranscription.objects.filter(line__document_part=part)\nmissed = []\n"
+        f"for name, change in {changes!r}.items():\n"
+        "    before = state(project)\n    assert before == state(project)\n    exec(change)\n"
+        "    missed += [name] if state(project) == before else []\n\nprint(json.dumps(missed))\n"
+    )
+    assert missed == []
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

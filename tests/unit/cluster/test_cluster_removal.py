@@ -142,6 +142,51 @@ def test_the_newest_of_two_exports_is_taken(site: Site) -> None:
     assert site.module.verified_export(site.project, site.exports) == new
 
 
+def test_a_state_is_that_of_each_column_each_link_and_each_image(
+    load: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load("escriptorium_cluster.project_removal")
+    module.settings = SimpleNamespace(MEDIA_ROOT=str(tmp_path))
+    (tmp_path / "a.jpg").write_text("image")
+
+    def model(label: str, columns: str, *links: Any, auto: bool = True) -> Any:
+        fields = [SimpleNamespace(attname=name) for name in columns.split()]
+        about = SimpleNamespace(label=label, concrete_fields=fields, local_many_to_many=links, auto_created=auto)
+        return SimpleNamespace(_meta=about, _base_manager=SimpleNamespace(filter=lambda **asked: (label, asked)))
+
+    def link(through: Any) -> Any:
+        remote = SimpleNamespace(through=through)
+        return SimpleNamespace(remote_field=remote, m2m_field_name=lambda: "document")
+
+    tags = link(model("core.Document_tags", "id document_id tag_id"))
+    metadata = link(model("core.DocumentMetadata", "id", auto=False))
+    owned = [
+        (model("core.Document", "id name", tags, metadata), "documents"),
+        (model("core.Page", "id order"), "pages"),
+    ]
+    monkeypatch.setattr(module, "owned_rows", lambda _: iter(owned))
+    monkeypatch.setattr(module, "_sum", lambda query, columns: [query, *columns])
+    pages = [SimpleNamespace(iterator=lambda **_: iter(["a.jpg", "lost.jpg"]))]
+    query = SimpleNamespace(order_by=lambda _: SimpleNamespace(values_list=lambda *_, **__: pages[0]))
+    monkeypatch.setattr(module, "get", lambda _: SimpleNamespace(objects=SimpleNamespace(filter=lambda **_: query)))
+    project = SimpleNamespace(name="Charters")
+    found = module.state(project)
+    assert found["project"] == "Charters"
+    assert found["rows"] == {
+        "core.Document": ["documents", "id", "name"],
+        "core.Document_tags": [
+            ("core.Document_tags", {"document__in": "documents"}), "id", "document_id", "tag_id"
+        ],
+        "core.Page": ["pages", "id", "order"],
+    }  # fmt: skip
+    images = {found["images"]}
+    os.utime(tmp_path / "a.jpg", (1, 1))
+    images.add(module.state(project)["images"])
+    (tmp_path / "lost.jpg").write_text("found")
+    images.add(module.state(project)["images"])
+    assert len(images) == 3
+
+
 def rows_file(folder: Path, *labels: str) -> Path:
     path = folder / "rows.jsonl.gz"
     with gzip.open(path, "wt") as stream:

@@ -8,6 +8,7 @@ still the one that was exported; files go after it, so that a removal that fails
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from django.apps import apps
 from django.conf import settings
 from django.core import serializers
 from django.db import models, transaction
-from django.db.models import Count, F, Func, Max, Q, Sum, TextField, Value
+from django.db.models import Count, F, Func, Q, Sum, TextField, Value
 from django.db.models.functions import Cast, Coalesce, Concat
 from django.db.models.signals import pre_delete
 from django.utils.text import slugify
@@ -50,6 +51,17 @@ PAGES_PER_ARCHIVE = 200
 ROWS = 500
 #: Jobs that a refusal names.
 SHOWN = 10
+#: What an operator is told the numbers of.
+COUNTED: Final = {
+    "documents": "core.Document",
+    "pages": "core.DocumentPart",
+    "regions": "core.Block",
+    "lines": "core.Line",
+    "transcriptions": "core.Transcription",
+    "texts": "core.LineTranscription",
+}
+#: What stands for a column without a value, which is another thing than an empty text.
+NOTHING: Final = "\x1e"
 #: Format of the manifest.
 FORMAT: Final = 1
 MANIFEST = "manifest.json"
@@ -109,37 +121,54 @@ def obstacles(project: Any) -> list[str]:
 
 def hashed(*columns: str) -> Sum:
     """Return a checksum over the rows of a query, whatever their order: the sum of PostgreSQL's hash of each row."""
-    texts = [Coalesce(Cast(F(column), TextField()), Value("")) for column in ("pk", *columns)]
+    texts = [Coalesce(Cast(F(column), TextField()), Value(NOTHING)) for column in columns]
     separated = [part for text in texts for part in (text, Value("\x1f"))]
     number = Func(Concat(*separated), Value(0), function="hashtextextended", output_field=models.BigIntegerField())
     return Sum(number, output_field=models.DecimalField(max_digits=40, decimal_places=0))
 
 
 def state(project: Any) -> dict[str, Any]:
-    """Return what the project holds, so exactly that two equal answers mean the same content."""
-    of_document = {"document__project": project}
-    queries = {
-        "documents": (get("core.Document").objects.filter(project=project), ("name", "updated_at")),
-        "pages": (get("core.DocumentPart").objects.filter(**of_document), ("image", "original_filename", "updated_at")),
-        "regions": (get("core.Block").objects.filter(document_part__document__project=project), ("box",)),
-        "lines": (get("core.Line").objects.filter(document_part__document__project=project), ("baseline", "mask")),
-        "transcriptions": (get("core.Transcription").objects.filter(**of_document), ("name",)),
-        "texts": (
-            get("core.LineTranscription").objects.filter(transcription__document__project=project),
-            ("content", "version_updated_at"),
-        ),
-    }
-    found: dict[str, Any] = {"project": project.name}
-    for name, (query, columns) in queries.items():
-        answer = query.order_by().aggregate(count=Count("pk"), sum=hashed(*columns), last=Max("pk"))
-        found[name] = answer["count"]
-        found[f"{name}_sum"] = f"{answer['sum'] or 0}/{answer['last'] or 0}"
-    return found
+    """Return what the project holds, so exactly that two equal answers mean the same content.
+
+    All that an export holds is in it: each column of each row, what is linked to it, and the images, which the
+    application crops in place without a word in any row.
+    """
+    found: dict[str, str] = {}
+    for model, query in owned_rows(project):
+        columns = [field.attname for field in model._meta.concrete_fields]  # noqa: SLF001 - Django documents it
+        found[model._meta.label] = _sum(query, columns)  # noqa: SLF001 - as above
+        for field in model._meta.local_many_to_many:  # noqa: SLF001 - as above
+            through = field.remote_field.through
+            # Others have a model of their own, which is owned.
+            if through._meta.auto_created:  # noqa: SLF001 - as above
+                links = through._base_manager.filter(**{f"{field.m2m_field_name()}__in": query})  # noqa: SLF001 - as above
+                columns = [column.attname for column in through._meta.concrete_fields]  # noqa: SLF001 - as above
+                found[through._meta.label] = _sum(links, columns)  # noqa: SLF001 - as above
+    return {"project": project.name, "rows": found, "images": _images(project)}
+
+
+def _sum(query: Any, columns: Sequence[str]) -> str:
+    answer = query.order_by().aggregate(count=Count("pk"), sum=hashed(*columns))
+    return f"{answer['count']}/{answer['sum'] or 0}"
+
+
+def _images(project: Any) -> str:
+    """Return a checksum over name, size and time of all images; one that is lost has neither."""
+    found = hashlib.sha256()
+    pages = get("core.DocumentPart").objects.filter(document__project=project).order_by("pk")
+    for name in pages.values_list("image", flat=True).iterator(chunk_size=ROWS):
+        try:
+            about = (Path(settings.MEDIA_ROOT) / str(name)).stat()
+            found.update(f"{name}\x1f{about.st_size}\x1f{about.st_mtime_ns}\x1e".encode())
+        except OSError:
+            found.update(f"{name}\x1e".encode())
+    return found.hexdigest()
 
 
 def counts(project: Any) -> dict[str, int]:
-    """Return the numbers of an operator's interest from the project's state."""
-    return {name: value for name, value in state(project).items() if isinstance(value, int)}
+    """Return the numbers of an operator's interest."""
+    found = {model._meta.label: query for model, query in owned_rows(project)}  # noqa: SLF001 - Django documents it
+    return {name: found[label].count() for name, label in COUNTED.items()}
 
 
 # --- Export ------------------------------------------------------------------------------------------------------
