@@ -217,6 +217,21 @@ found["form"] = [answer.status_code, answer.json() if answer.status_code == 400 
 found["nobody"] = Client(HTTP_HOST="htr.test").post(f"/api/documents/{document.pk}/train/", {}).status_code
 wrong = {"HTTP_AUTHORIZATION": "Token wrong"}
 found["wrong key"] = Client(HTTP_HOST="htr.test").post(f"/api/documents/{document.pk}/train/", {}, **wrong).status_code
+# A key acts before a session: the user of the key is counted.
+other = get_user_model().objects.create_user("other", "other@htr.test", "horse-battery-3")
+client.force_login(other)
+answer = client.post(f"/api/documents/{document.pk}/train/", ask, content_type="application/json", **key)
+found["key and session"] = [answer.status_code, answer.json()]
+# Nobody makes room by writing one's own reports, nor takes a colleague's.
+pk = TaskReport.objects.filter(task_id="asked-0").first().pk
+reports, forged = TaskReport.objects.count(), {"workflow_state": 3, "user": other.pk, "label": "", "method": "x"}
+found["reports"] = [
+    client.generic(method, f"/api/tasks/{place}", json.dumps(forged), "application/json", **key).status_code
+    for method, place in (("POST", ""), ("PUT", f"{pk}/"), ("PATCH", f"{pk}/"), ("DELETE", f"{pk}/"), ("GET", f"{pk}/"))
+]
+found["left"] = TaskReport.objects.count() - reports
+client.force_login(user)
+other.delete()
 found["models"] = OcrModel.objects.count() - models
 # One ends: the next request reaches the view, which finds nothing in it.
 TaskReport.objects.filter(task_id="asked-0").update(workflow_state=TaskReport.WORKFLOW_STATE_DONE)
@@ -235,7 +250,8 @@ def test_a_request_beyond_the_bound_is_refused_before_anything_is_made(site: Ben
         "Wait until one has ended, or cancel one."
     )
     refused = [400, {"status": "error", "error": {"non_field_errors": [text]}}]
-    assert [found["train"], found["segtrain"], found["session"]] == [refused] * 3
+    assert [found["train"], found["segtrain"], found["session"], found["key and session"]] == [refused] * 4
+    assert (found["reports"], found["left"]) == ([405, 405, 405, 405, 200], 0)
     assert found["german"].startswith("Sie haben")
     if not site.stand_in:
         status, form = found["form"]

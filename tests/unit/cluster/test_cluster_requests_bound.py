@@ -57,7 +57,9 @@ class Site:
     def __init__(self, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
         self.database = load("django.db").connection = Database()
         load("django.conf").settings = SimpleNamespace(CLUSTER_USER_TRAININGS=2)
-        load("django.http").JsonResponse = lambda content, status: (content, status)
+        load("django.http").JsonResponse = lambda content, status, headers=None: (
+            content, status, *(headers or {}).items()
+        )  # fmt: skip
         load("django.utils.translation").get_language = lambda: "de"
         self.module = load("escriptorium_cluster.requests_bound")
         self.found = 0
@@ -190,6 +192,40 @@ def test_a_program_is_known_by_its_key(site: Site, load: Callable[[str], Any], k
     load("rest_framework.request").Request = Request
     view = SimpleNamespace(cls=lambda: SimpleNamespace(get_authenticators=lambda: ["by key"]))
     assert site.module.asking_user(request(user=NOBODY, Authorization=key), view) is user
+
+
+def test_a_key_goes_before_a_session(site: Site, load: Callable[[str], Any]) -> None:
+    """The framework asks for it first: a request with both acts as the user of the key."""
+    load("rest_framework.request").Request = lambda *_, **__: SimpleNamespace(user=ADA)
+    view = SimpleNamespace(cls=lambda: SimpleNamespace(get_authenticators=list))
+    other = SimpleNamespace(pk=8, is_authenticated=True)
+    assert site.module.asking_user(request(user=other, Authorization="Token ada"), view) is ADA
+    assert site.module.asking_user(request(user=other), view) is other
+    # A form of the web pages knows sessions only.
+    assert site.module.asking_user(request(user=other, Authorization="Token ada"), SimpleNamespace()) is other
+
+
+def view_of(part: str) -> Any:
+    """Return a view of the REST framework that shows rows of a part of the application."""
+    queryset = SimpleNamespace(model=SimpleNamespace(_meta=SimpleNamespace(app_label=part)))
+    return SimpleNamespace(cls=SimpleNamespace(queryset=queryset))
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_reports_of_jobs_are_read_only(site: Site, method: str) -> None:
+    """Who writes one, or puts a colleague's name on it, changes what the bound counts."""
+    middleware = site.module.ReportsAreRead(str)
+    content, status, allow = middleware.process_view(request(method), view_of("reporting"), [], {})
+    assert (content["detail"], status) == ("Reports of jobs are written by the jobs.", 405)
+    assert allow == ("Allow", "GET, HEAD, OPTIONS")
+    assert middleware.process_view(request(method), view_of("core"), [], {}) is None
+    assert middleware(5) == "5"
+
+
+@pytest.mark.parametrize("view", [view_of("reporting"), SimpleNamespace(cls=object), print])
+def test_reading_and_other_views_are_not_looked_at(site: Site, view: Any) -> None:
+    middleware = site.module.ReportsAreRead(None)
+    assert middleware.process_view(request("GET" if hasattr(view, "cls") else "POST"), view, [], {}) is None
 
 
 def test_who_names_no_key_is_nobody(site: Site) -> None:

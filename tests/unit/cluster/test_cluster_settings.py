@@ -129,7 +129,8 @@ def test_trainings_are_bound_where_a_bound_is_set(
     settings: Callable[..., Any], bound: str, middleware: list[str]
 ) -> None:
     found = settings(CLUSTER_USER_TRAININGS=bound)
-    assert ["sessions", *middleware] == found.MIDDLEWARE
+    reports = "escriptorium_cluster.requests_bound.ReportsAreRead"
+    assert ["sessions", reports, *middleware] == found.MIDDLEWARE
     assert int(bound) == found.CLUSTER_USER_TRAININGS
 
 

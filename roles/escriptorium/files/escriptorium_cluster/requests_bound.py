@@ -3,6 +3,9 @@
 Upstream's views make a model, its rows and a task group before they send the job: an exception at that moment would
 leave them behind. Hence a middleware, which knows by the view that a training is asked for. It answers as upstream
 does where a form is wrong (status 400), so that the page and programs show the reason.
+
+What counts are reports of jobs, which upstream's REST interface lets each user write, delete and put another name on.
+Nobody does so here, bound or not: whether a job is done, waits or was cancelled is read from them.
 """
 
 from __future__ import annotations
@@ -31,6 +34,9 @@ logger = logging.getLogger(__name__)
 WORDS = frozenset(name.rpartition(".")[2] for name in TRAININGS)
 #: Name of upstream's address for the forms of the web pages.
 FORM_ADDRESS = "document-parts-process"
+#: Part of the application that has the reports of jobs, and the methods that write nothing.
+REPORTS = "reporting"
+READING = ("GET", "HEAD", "OPTIONS")
 #: Seconds that a request waits for an earlier one of the same user, and between two looks.
 WAIT_SECONDS = 5.0
 PAUSE_SECONDS = 0.1
@@ -50,13 +56,11 @@ def asks_for_training(request: Any, view: Callable[..., Any]) -> str:
 def asking_user(request: Any, view: Callable[..., Any]) -> Any:
     """Return who asks, or None when nobody is logged in.
 
-    The REST framework reads the keys of programs in the view only.
+    The REST framework reads the keys of programs in the view only, and before the session.
     """
-    if request.user.is_authenticated:
-        return request.user
     kind = getattr(view, "cls", None)
     if kind is None or "Authorization" not in request.headers:
-        return None
+        return request.user if request.user.is_authenticated else None
     from rest_framework.exceptions import APIException
     from rest_framework.request import Request
 
@@ -92,8 +96,27 @@ def _refuse(kind: str, reason: str) -> JsonResponse:
     return JsonResponse({"status": "error", "error": error}, status=400)
 
 
+class ReportsAreRead:
+    """The middleware that lets nobody write reports of jobs by the REST interface."""
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        """Answer a request."""
+        return self.get_response(request)
+
+    def process_view(self, request: Any, view: Callable[..., Any], _: Sequence[Any], __: Mapping[str, Any]) -> Any:
+        """Answer in the view's place when it would write a report."""
+        model = getattr(getattr(getattr(view, "cls", None), "queryset", None), "model", None)
+        if request.method in READING or model is None or model._meta.app_label != REPORTS:  # noqa: SLF001 - Django documents it
+            return None
+        detail = "Reports of jobs are written by the jobs."
+        return JsonResponse({"detail": detail}, status=405, headers={"Allow": ", ".join(READING)})
+
+
 class TrainingsBound:
-    """The middleware."""
+    """The middleware that counts."""
 
     def __init__(self, get_response: Callable[[Any], Any]) -> None:
         self.get_response = get_response

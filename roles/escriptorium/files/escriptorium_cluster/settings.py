@@ -139,6 +139,7 @@ CLUSTER_USER_TRAININGS = _config.user_trainings
 CLUSTER_USER_TRAININGS_RUNNING = _config.user_trainings_running
 MIDDLEWARE: list[str] = [
     *upstream.MIDDLEWARE,
+    "escriptorium_cluster.requests_bound.ReportsAreRead",
     *(["escriptorium_cluster.requests_bound.TrainingsBound"] if _config.user_trainings else []),
 ]
 CLUSTER_FETCHING: dict[str, Any] = {

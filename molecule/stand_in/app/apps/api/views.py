@@ -308,8 +308,11 @@ class OcrModelViewSet(ModelViewSet):
         return Response({"status": "canceled"})
 
 
-class TaskReportViewSet(ReadOnlyModelViewSet):
-    """The states of the user's jobs, the newest first; ``?document=PK`` and ``?group=PK`` narrow."""
+class TaskReportViewSet(ModelViewSet):
+    """The states of the user's jobs, the newest first; ``?document=PK`` and ``?group=PK`` narrow.
+
+    They can be written, as eScriptorium's can.
+    """
 
     queryset = TaskReport.objects.order_by("-queued_at", "-pk")
     serializer_class = serializers.TaskReportSerializer
