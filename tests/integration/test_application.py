@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SAMPLES = ROOT / "tests" / "acceptance" / "samples"
 HOST = {"Host": "htr.test"}
+REFUSED = "the release before cannot delete what they link to"
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +212,43 @@ def test_a_wrong_environment_stops_at_once_with_one_line(bench: Bench) -> None:
     assert "DEBUG is set, expected unset" in result.stderr
     assert "CLUSTER_GPU_COST is 'much', expected a number" in result.stderr
     assert PASSWORD not in result.stderr
+
+
+def test_rows_of_a_newer_release_keep_the_one_before_from_deleting(bench: Bench, prepared: list[str]) -> None:
+    """A document that is shared by a release whose successor knows no sharing: the database lets nobody delete it."""
+    assert prepared
+    if not bench.stand_in:
+        pytest.skip("the stand-in's migration")
+    found = bench.shell("""
+import json
+from core.models import Document, Project
+from django.contrib.auth import get_user_model
+from escriptorium_cluster.management.commands.check_release import Command
+
+def verdict():
+    answer = Command()._look(["core.0004_sharing"])
+    return [answer["decision"], answer["why"]]
+
+user = get_user_model().objects.get(username="chief")
+document = Document.objects.create(
+    name="shared", project=Project.objects.create(name="shared", owner=user), owner=user
+)
+found = [verdict()]
+document.shared_with_users.add(user)
+found.append(verdict())
+document.shared_with_users.clear()
+print(json.dumps(found))
+""")
+    assert found == [
+        ["stays", []],
+        [
+            "restore",
+            [
+                "core.document.shared_with_users holds what users did since",
+                f"core.document.shared_with_users has rows that link to core_document, users_user: {REFUSED}",
+            ],
+        ],
+    ]
 
 
 def test_health_is_good(web: str) -> None:

@@ -90,6 +90,28 @@ def test_how_the_release_before_can_run_again(changes: list[Change], decision: s
     assert bool(why) is (decision in {"back", "restore"})
 
 
+NOTES = {"holds_data": True, "table": "core_note"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "decision", "reason"),
+    [
+        ([change("CreateModel", **NOTES, links=frozenset({"core_line"}))], "restore", "core_line"),
+        # Nobody but the newer release knows these rows, and each that has to go takes its own along.
+        ([change("CreateModel", **NOTES), change("CreateModel", links=frozenset({"core_note"}))], "stays", ""),
+        ([change("AddField", links=frozenset({"users_user", "core_note"}))], "back", "core_note, users_user"),
+        ([change("AddField", holds_data=True, links=frozenset({"users_user"}))], "restore", "users_user"),
+    ],
+)
+def test_rows_that_link_to_tables_of_the_release_before_keep_it_from_deleting(
+    changes: list[Change], decision: str, reason: str
+) -> None:
+    found, why = decide_back(changes)
+    assert found == decision
+    text = f"core.Page.title has rows that link to {reason}: the release before cannot delete what they link to"
+    assert why[-1:] == [text] * bool(reason)
+
+
 def test_a_reason_is_given_once() -> None:
     assert reasons(["b", None, "a", "b"]) == ["b", "a"]
 

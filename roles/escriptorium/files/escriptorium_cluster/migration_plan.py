@@ -33,6 +33,7 @@ FREE: Final = frozenset(
 UNKNOWN: Final = "{subject}: {kind} is not known here"
 RENAMED: Final = "{subject} gets another name, and the release before asks for the old one"
 BOUND: Final = "{subject}: what the release before writes may be refused"
+KEPT: Final = "{subject} has rows that link to {tables}: the release before cannot delete what they link to"
 OPAQUE: Final = "{subject} changes rows by code of its own ({kind}), and may miss what is written meanwhile"
 #: What processes of the former release run into, by Django's name of the operation.
 HARMS: Final = {
@@ -86,6 +87,8 @@ class Change:
         reversible: Django can undo it.
         idle_back: undoing it means doing nothing.
         holds_data: what undoing it would remove holds something by now.
+        table: the table that it has made.
+        links: tables to which rows link by what it has made; the database lets nobody delete what is linked to.
 
     """
 
@@ -97,6 +100,8 @@ class Change:
     reversible: bool = True
     idle_back: bool = False
     holds_data: bool = False
+    table: str = ""
+    links: frozenset[str] = frozenset()
 
 
 def harm(change: Change) -> str | None:
@@ -119,6 +124,20 @@ def loss(change: Change) -> str | None:
     return None if free or empty else LOSSES.get(change.kind, UNKNOWN).format(subject=change.subject, kind=change.kind)
 
 
+def keeps(change: Change, made: frozenset[str]) -> str | None:
+    """Return what the former release cannot delete because of rows that it does not know; None where it can.
+
+    Upstream's cascades are Django's: each release takes along the rows of those tables only that it knows.
+
+    Args:
+        change: one of several.
+        made: the tables that these have made.
+
+    """
+    tables = ", ".join(sorted(change.links - made))
+    return KEPT.format(subject=change.subject, tables=tables) if tables else None
+
+
 def reasons(found: Iterable[str | None]) -> list[str]:
     """Return what was found, each once, in this order."""
     return list(dict.fromkeys(reason for reason in found if reason is not None))
@@ -128,16 +147,19 @@ def decide_back(changes: Sequence[Change]) -> tuple[Decision, list[str]]:
     """Say how the release before can run again after these changes, the newest last, and why not more easily.
 
     - ``nothing``: the database is as that release left it;
-    - ``stays``: it has more, which that release does not look at;
+    - ``stays``: it has more, which that release does not look at, and which keeps it from nothing;
     - ``back``: the changes have to be undone, and can be without a loss;
     - ``restore``: only a backup has what that release needs.
     """
     if not changes:
         return "nothing", []
-    harms = reasons(map(harm, changes))
+    made = frozenset(change.table for change in changes)
+    kept = reasons(keeps(change, made) for change in changes)
+    harms = reasons(map(harm, changes)) + kept
     if not harms:
         return "stays", []
     losses = reasons(map(loss, changes))
+    losses += kept if losses else []
     return ("restore", losses) if losses else ("back", harms)
 
 

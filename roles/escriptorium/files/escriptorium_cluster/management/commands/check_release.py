@@ -34,7 +34,7 @@ from escriptorium_cluster.migration_plan import Change, decide_back, harm, norma
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 #: What web processes and workers import first.
 ENTRIES = ("escriptorium.wsgi", "escriptorium.asgi", "escriptorium.celery")
@@ -151,7 +151,9 @@ class Command(BaseCommand):
             field = meta(found).get_field(operation.name)
             facts["in_database"] = meta(found).managed and not meta(found).proxy
             facts["required"] = is_required(field)
+            data = data and facts["in_database"]
             facts["holds_data"] = data and column_holds_data(found, field)
+            facts["links"] = frozenset(linked_tables(found, [field]) if data else ())
         elif kind == "AlterField":
             old = meta(before.apps.get_model(app, operation.model_name)).get_field(operation.name)
             new = meta(after.apps.get_model(app, operation.model_name)).get_field(operation.name)
@@ -165,7 +167,12 @@ class Command(BaseCommand):
         elif kind in {"CreateModel", "DeleteModel"}:
             found = (after if kind == "CreateModel" else before).apps.get_model(app, operation.name)
             facts["in_database"] = meta(found).managed and not meta(found).proxy
-            facts["holds_data"] = data and kind == "CreateModel" and table_holds_data(meta(found).db_table)
+            if kind == "CreateModel":
+                facts["table"] = meta(found).db_table if facts["in_database"] else ""
+                data = data and facts["in_database"]
+                facts["holds_data"] = data and table_holds_data(meta(found).db_table)
+                fields = [*meta(found).local_fields, *meta(found).local_many_to_many]
+                facts["links"] = frozenset(linked_tables(found, fields) if data else ())
         return Change(kind, subject, **facts)
 
 
@@ -204,21 +211,55 @@ def widens(old: Any, new: Any) -> bool:
 
 
 def table_holds_data(table: str) -> bool:
-    """Whether a table has a row."""
+    """Whether a table has a row. One that was renamed since cannot be asked, and may have."""
     with connection.cursor() as cursor:
         if table not in connection.introspection.table_names(cursor):
-            return False
+            return True
         cursor.execute(f"SELECT 1 FROM {connection.ops.quote_name(table)} LIMIT 1")  # noqa: S608 - a name of a model
         return cursor.fetchone() is not None
 
 
+def has_column(table: str, column: str) -> bool:
+    """Whether a table and its column have their names still."""
+    with connection.cursor() as cursor:
+        if table not in connection.introspection.table_names(cursor):
+            return False
+        return column in {item.name for item in connection.introspection.get_table_description(cursor, table)}
+
+
 def column_holds_data(model: Any, field: Any) -> bool:
-    """Whether a row has another value than the field's default."""
+    """Whether a row has another value than the field's default. A renamed column cannot be asked, and may have."""
     if field.many_to_many:
         return table_holds_data(meta(field.remote_field.through).db_table)
     if not field.column:
         return False
+    if not has_column(meta(model).db_table, field.column):
+        return True
     rows = model._base_manager.all()  # noqa: SLF001 - Django documents it
     default = field.get_default()
     ordinary = {f"{field.attname}__isnull": True} if default is None else {field.attname: default}
     return bool(rows.exclude(**ordinary).exists())
+
+
+def column_has_value(table: str, column: str) -> bool:
+    """Whether a row has a value in a column. A renamed one cannot be asked, and may have."""
+    if not has_column(table, column):
+        return True
+    table, column = connection.ops.quote_name(table), connection.ops.quote_name(column)
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT 1 FROM {table} WHERE {column} IS NOT NULL LIMIT 1")  # noqa: S608 - names of a model
+        return cursor.fetchone() is not None
+
+
+def linked_tables(model: Any, fields: Iterable[Any]) -> Iterator[str]:
+    """Yield the tables to which rows link by these fields, so that the database lets nobody delete what is there."""
+    for field in fields:
+        if field.many_to_many:
+            through = field.remote_field.through
+            # Others have a model of their own, and that its migration.
+            if meta(through).auto_created:
+                yield from linked_tables(through, meta(through).local_fields)
+            continue
+        checked = field.column and field.remote_field and field.db_constraint
+        if checked and column_has_value(meta(model).db_table, field.column):
+            yield meta(field.remote_field.model).db_table
