@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import http.client
 import io
+import itertools
+import socket
+import threading
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 import requests
+import urllib3.connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+IMPORT = "imports.tasks.document_import"
+#: The clock's own, which a site's stands in for.
+PAUSE = time.sleep
 PAGE = "https://Images.example.org/page.jpg"
 SCHEMA = "https://example.org/alto-4-2.XSD?version=2"
 
@@ -167,16 +177,6 @@ def test_a_place_is_kept_now_and_then(site: Site, monkeypatch: pytest.MonkeyPatc
     assert site.redis.last == ("token", 120_000)
 
 
-def test_an_answer_that_drips_for_too_long_is_given_up(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 899.0, 901.0])
-    monkeypatch.setattr(site.module.time, "monotonic", lambda: next(clock))
-    signs: list[int] = []
-    drips = response(content=b"x" * 3 * site.module.CHUNK)
-    with pytest.raises(requests.exceptions.ConnectionError, match="no whole answer within 900 s"):
-        site.module.read_whole(drips, lambda: signs.append(1))
-    assert len(signs) == 2
-
-
 def test_an_answer_that_breaks_off_is_one_that_upstream_repeats(site: Site) -> None:
     def breaks(_: int) -> Any:
         yield b"half"
@@ -233,6 +233,107 @@ def test_without_a_cache_a_schema_is_fetched(site: Site) -> None:
     assert site.policy.schema(prepared(SCHEMA), response).content == b"content"
 
 
+#: How a server drips one byte at a time: what comes at once, and what follows.
+DRIPS = {
+    "head": (b"", b"HTTP/1.1 200 OK\r\nX-Long: "),
+    "length": (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", b""),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"63\r\n"),
+    "end": (b"HTTP/1.1 200 OK\r\n\r\n", b""),
+}
+#: Seconds between two bytes, for which a server drips, of silence, and of a whole answer.
+PACE, DRIPPING, SILENCE, WHOLE = 0.05, 3.0, 0.5, 0.4
+
+
+@pytest.fixture
+def dripping(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """Run servers that drip; the process sends its requests as a host does, with short times."""
+    monkeypatch.setattr(requests.sessions, "HTTPAdapter", requests.sessions.HTTPAdapter)
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "response_class", http.client.HTTPResponse)
+    site.module.install(2, 60.0, SILENCE, "agent", "redis://")
+    monkeypatch.setattr(site.module.Adapter.policy, "_redis", lambda: site.redis)
+    servers: list[socket.socket] = []
+
+    def drip(server: socket.socket, at_once: bytes, rest: bytes) -> None:
+        with suppress(OSError):
+            client, _ = server.accept()
+            with client:
+                client.sendall(at_once)
+                end = time.monotonic() + DRIPPING
+                for byte in itertools.chain(rest, itertools.repeat(120)):
+                    if time.monotonic() > end:
+                        return
+                    client.sendall(bytes([byte]))
+                    PAUSE(PACE)
+
+    def start(how: str) -> str:
+        server = socket.create_server(("127.0.0.1", 0))
+        servers.append(server)
+        threading.Thread(target=drip, args=(server, *DRIPS[how]), daemon=True).start()
+        return f"http://127.0.0.1:{server.getsockname()[1]}/image.jpg"
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.mark.parametrize("how", DRIPS)
+def test_an_import_ends_where_a_server_drips(
+    site: Site, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, dripping: Callable[[str], str], how: str
+) -> None:
+    load("celery").current_task = SimpleNamespace(name=IMPORT)
+    monkeypatch.setattr(site.module, "WHOLE_SECONDS", WHOLE)
+    began = time.monotonic()
+    with pytest.raises(site.module.SlowServerError, match=r"127\.0\.0\.1 sent no whole answer within 0 s") as caught:
+        requests.get(dripping(how), stream=True, timeout=SILENCE)
+    assert not isinstance(caught.value, (requests.exceptions.ConnectionError, requests.exceptions.Timeout)), (
+        "upstream would ask again, and again"
+    )
+    assert WHOLE <= time.monotonic() - began < DRIPPING / 2
+
+
+@pytest.mark.parametrize("how", DRIPS)
+@pytest.mark.parametrize("name", ["image.jpg", "page.xsd"])
+def test_others_wait_for_a_server_that_drips_for_less(  # noqa: PLR0917 - fixtures and a table
+    site: Site,
+    load: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    dripping: Callable[[str], str],
+    how: str,
+    name: str,
+) -> None:
+    """A web process, where somebody waits, and the schema of an import, which it can do without."""
+    load("celery").current_task = SimpleNamespace(name=IMPORT) if name.endswith(".xsd") else None
+    monkeypatch.setattr(site.module, "SHORT_SECONDS", WHOLE)
+    began = time.monotonic()
+    with pytest.raises((requests.exceptions.ConnectionError, requests.exceptions.ReadTimeout)):
+        requests.get(dripping(how).replace("image.jpg", name), timeout=SILENCE)
+    assert WHOLE <= time.monotonic() - began < DRIPPING / 2
+
+
+def test_redirects_share_the_time_of_a_request(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site.module, "WHOLE_SECONDS", WHOLE)
+
+    def fails(request: requests.PreparedRequest, seconds: float) -> None:
+        with site.module.in_time(request):
+            PAUSE(seconds)
+            raise requests.exceptions.ConnectionError
+
+    request = prepared()
+    with pytest.raises(requests.exceptions.ConnectionError):
+        fails(request, WHOLE * 0.7)
+    with pytest.raises(site.module.SlowServerError):
+        fails(request.copy(), WHOLE * 0.4)
+
+
+def test_a_silent_server_is_one_that_upstream_asks_again(
+    load: Callable[[str], Any], dripping: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load("celery").current_task = SimpleNamespace(name=IMPORT)
+    monkeypatch.setitem(DRIPS, "silent", (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", b"x"))
+    with pytest.raises(requests.exceptions.ConnectionError):
+        requests.get(dripping("silent"), timeout=PACE / 5)
+
+
 @pytest.fixture
 def sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Install the adapter; note which way each request goes, and its time limit."""
@@ -250,14 +351,12 @@ def sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return go
 
     monkeypatch.setattr(requests.sessions, "HTTPAdapter", requests.sessions.HTTPAdapter)
+    monkeypatch.setattr(urllib3.connection.HTTPConnection, "response_class", http.client.HTTPResponse)
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", plainly)
     monkeypatch.setattr(site.module.Policy, "politely", by("politely"))
     monkeypatch.setattr(site.module.Policy, "schema", by("schema"))
     site.module.install(2, 60.0, 30.0, "agent", "redis://")
     return found
-
-
-IMPORT = "imports.tasks.document_import"
 
 
 @pytest.mark.parametrize(

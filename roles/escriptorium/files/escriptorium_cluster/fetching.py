@@ -2,35 +2,43 @@
 
 Upstream calls ``requests.get`` in many places, half of them without a time limit. Each of them makes a session, and a
 session its adapter: that one is replaced here for the whole process, by ``ClusterConfig.ready``. All requests get a
-time limit. Those of an import's job wait, too, for a place at the server, which all imports of the platform share,
+time limit, for each silence and for the whole answer: a server that sends one byte now and then is never silent. The
+second is looked at before each reading from the network, whoever reads: head, body, or a piece of it. Those of an
+import's job wait, too, for a place at the server, which all imports of the platform share,
 and for as long as the server asks (429, 503 with ``Retry-After``). The web processes do not wait: somebody sits there.
 Schemas (.xsd) are kept for a day: upstream fetches them anew for each page.
 """
 
 from __future__ import annotations
 
+import http.client
 import io
 import logging
 import secrets
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import requests
+import urllib3.connection
 from requests.adapters import HTTPAdapter
 
 from escriptorium_cluster.config import IMPORT
 from escriptorium_cluster.politeness import LOOK_SECONDS, BusyError, Patience, Visit, server_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import socket
+    from collections.abc import Callable, Iterator, Mapping
 
 logger = logging.getLogger(__name__)
 
 #: Seconds until a connection is there.
 CONNECT_SECONDS = 10.0
-#: Seconds that the whole answer to an import may take, however busily it drips.
+#: Seconds that the whole answer to an import may take, however busily it drips, and where somebody waits for it.
 WHOLE_SECONDS = 900.0
+SHORT_SECONDS = 120.0
 #: Seconds that a place is kept without a sign of life: longer than a server may be silent.
 PLACE_SECONDS = 120
 #: Bytes read at once.
@@ -70,6 +78,84 @@ if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1
 
 class BusyServerError(requests.exceptions.RequestException):
     """A server asks to wait longer than an import does; the message is for the user."""
+
+
+class SlowServerError(requests.exceptions.RequestException):
+    """A server sent no whole answer in the time there is; the message is for the user. Upstream does not repeat it."""
+
+
+#: Seconds that the answers may take that are awaited now; elsewhere the short time.
+answer_seconds: ContextVar[float] = ContextVar("answer_seconds")
+#: What a request notes beside its hooks: the seconds that the answers to it have taken.
+SPENT = "cluster_spent"
+
+
+class Reading(io.RawIOBase):
+    """What comes from a server, until the time for it is over.
+
+    :param raw: reads from the socket.
+    """
+
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket, seconds: float) -> None:
+        super().__init__()
+        self._raw = raw
+        self._connection = connection
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read what there is, or wait for it.
+
+        :raises TimeoutError: when the server is silent for too long, or the time is over.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"no whole answer within {self._seconds:.0f} s")
+        silence = self._connection.gettimeout()
+        self._connection.settimeout(left if silence is None else min(silence, left))
+        try:
+            return self._raw.readinto(buffer)
+        finally:
+            self._connection.settimeout(silence)
+
+    def close(self) -> None:
+        """Let the socket go."""
+        self._raw.close()
+        super().close()
+
+
+class Answer(http.client.HTTPResponse):
+    """An answer that has to be whole in time. All connections of urllib3, and so of ``requests``, make this one."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(Reading(self.fp.detach(), sock, answer_seconds.get(SHORT_SECONDS)))
+
+
+@contextmanager
+def in_time(request: requests.PreparedRequest) -> Iterator[None]:
+    """Give the answer to a request of an import, and to all to which it is redirected, so much time together.
+
+    :raises SlowServerError: when it is over. A server that was only silent is another thing: it is asked again.
+    """
+    # The copy of a request that goes where a redirect says has the same hooks.
+    left = WHOLE_SECONDS - request.hooks.get(SPENT, 0.0)
+    token, began = answer_seconds.set(left), time.monotonic()
+    try:
+        yield
+    except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+        if time.monotonic() - began < left:
+            raise
+        name = server_of(request.url or "").rpartition(":")[0]
+        text = f"{name} sent no whole answer within {WHOLE_SECONDS:.0f} s. Import the rest later."
+        raise SlowServerError(text, request=request) from error
+    finally:
+        answer_seconds.reset(token)
+        request.hooks[SPENT] = WHOLE_SECONDS - left + time.monotonic() - began
 
 
 class RedisDoor:
@@ -164,6 +250,7 @@ class Policy:
         """Send a request of an import and read the whole answer, as often as the server asks for.
 
         :raises BusyServerError: when it asks to wait for too long.
+        :raises SlowServerError: when it takes too long.
         """
         if str(request.headers.get("User-Agent", "")).startswith(PLAIN_AGENT):
             request.headers["User-Agent"] = self.agent
@@ -177,7 +264,7 @@ class Policy:
             with self._redis() as redis:
                 door = RedisDoor(redis, server, self.places)
                 while True:
-                    with Visit(door, secrets.token_hex(8), patience, time.sleep, trouble) as visit:
+                    with Visit(door, secrets.token_hex(8), patience, time.sleep, trouble) as visit, in_time(request):
                         response = send(whole=True)
                         header = response.headers.get("Retry-After")
                         pause = patience.pause(response.status_code, header, datetime.now(UTC))
@@ -234,18 +321,15 @@ def _keep(cache: Any, key: str, value: Any, seconds: int) -> None:
 
 
 def read_whole(response: requests.Response, sign_of_life: Callable[[], None]) -> None:
-    """Read the content of an answer within the time there is, so that its server is busy no more.
+    """Read the content of an answer, so that its server is busy no more.
 
-    :raises requests.ConnectionError: when it takes too long or breaks off; upstream repeats the request then.
+    :raises requests.ConnectionError: when it breaks off; upstream repeats the request then.
     """
-    end = time.monotonic() + WHOLE_SECONDS
     content = io.BytesIO()
     try:
         for chunk in response.iter_content(CHUNK):
             content.write(chunk)
             sign_of_life()
-            if time.monotonic() > end:
-                raise requests.exceptions.ConnectionError(f"no whole answer within {WHOLE_SECONDS:.0f} s")
     except requests.exceptions.ChunkedEncodingError as error:
         raise requests.exceptions.ConnectionError(error, request=response.request) from error
     finally:
@@ -274,5 +358,6 @@ def install(places: int, patience: float, silence: float, agent: str, redis_url:
         return Redis.from_url(redis_url, socket_connect_timeout=REDIS_SECONDS, socket_timeout=REDIS_SECONDS)
 
     Adapter.policy = Policy(places, patience, silence, agent, redis)
+    urllib3.connection.HTTPConnection.response_class = Answer
     # Each session looks its adapter's class up there.
     requests.sessions.HTTPAdapter = Adapter
