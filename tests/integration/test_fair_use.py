@@ -331,6 +331,28 @@ print(json.dumps(None))
     assert (now.states(*mine), now.starts(mine[1])) == ([CANCELED, CANCELED, FINISHED], [[]])
 
 
+def test_a_held_training_comes_back_though_all_workers_are_busy(pool: Bench) -> None:
+    pool.shell(_OTHER.replace("second", "third"))
+    mine = one_and_then(pool, ("train", 300), ("train", 0))
+    ((worker,),) = trainings(pool).starts(mine[0])
+    with nobody_looks(pool):
+        others = send(pool, "second", ("train", "until-full")) + send(pool, "third", ("train", "until-full"))
+        # It is cancelled and ends without a word, as where its process does not listen.
+        pool.shell(f"""
+import json
+from reporting.models import TaskReport
+TaskReport.objects.filter(task_id={mine[0]!r}).update(workflow_state=TaskReport.WORKFLOW_STATE_CANCELED)
+print(json.dumps(None))
+""")
+        kill_job(pool, worker)
+        until(pool, others, RUNNING)
+        assert held(pool) == 1
+    wait_until(partial(held, pool), lambda now: now == 0, 20, "it is back", 0.3)
+    assert trainings(pool).starts(mine[1]) == [[]], "both workers are busy"
+    pool.end_hold("full")
+    assert finish(pool, mine[1], *others) == [1, 1, 1]
+
+
 def test_a_worker_that_is_gone_frees_its_slot(pool: Bench) -> None:
     mine = one_and_then(pool, ("train", 300), ("train", 0))
     running = trainings(pool)

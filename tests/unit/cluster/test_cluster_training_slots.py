@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any, Self
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
 
 from escriptorium_cluster.config import HELD_QUEUE
 from escriptorium_cluster.fair_use import HELD_HEADER, SLOT_SPACE, HeldJob, lock_number
 from escriptorium_cluster.training_slots import KEEPALIVE, LOOKED_PREFIX, Slot, held, hold, look, release, release_next
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def message(task_id: str, user: int, queue: str = "gpu") -> dict[str, Any]:
@@ -32,7 +36,7 @@ class Broker:
         return self.unacked.get(tag)
 
     def lrange(self, name: str, _: int, __: int) -> list[bytes]:
-        return list(self.lists[name])
+        return list(self.lists.get(name, []))
 
     def set(self, key: str, _: int, *, ex: int, nx: bool = False) -> bool:
         assert ex > 0
@@ -102,12 +106,30 @@ def test_the_end_of_a_training_brings_back_one_of_the_same_user() -> None:
 
 
 def test_an_idle_worker_brings_back_one_of_each_user_now_and_then() -> None:
-    broker = holding(("a", 1), ("b", 1), ("c", 2), ("d", 3, "gpu-large"))
-    assert [job.id for _ in range(4) for job in look(broker, frozenset({"gpu"}), 1)] == ["a", "c"]
+    broker = holding(("a", 1), ("b", 1), ("c", 2), ("d", 3, "gpu-large"), ("e", 1))
+    gpu = frozenset({"gpu"})
+    assert [job.id for _ in range(4) for job in look(broker, gpu, 1)] == ["a", "c"]
     assert broker.keys == {f"{LOOKED_PREFIX}1", f"{LOOKED_PREFIX}2"}
     assert [job.id for job in look(broker, frozenset({"gpu-large"}), 1)] == ["d"]
+    broker.lists["gpu"].clear()
+    assert look(broker, gpu, 1) == [], "looked at a moment ago"
     broker.keys.clear()
-    assert [job.id for job in look(broker, frozenset({"gpu"}), 1)] == ["b"]
+    assert [job.id for job in look(broker, gpu, 1)] == ["b"]
+    broker.keys.clear()
+    assert look(broker, gpu, 1) == [], "the last one was not taken yet, and would come after the next"
+
+
+def test_a_worker_that_is_busy_brings_jobs_back_too(load: Callable[[str], Any]) -> None:
+    """Where queues are full nobody is ever idle, and who has cancelled a training would wait for days."""
+    broker = holding(("a", 1))
+    held_step = load("escriptorium_cluster.training_slots")._looking_step(lambda: broker, 1)
+    step = held_step(None)
+    timer = SimpleNamespace(call_repeatedly=lambda *_: None)
+    tasks = SimpleNamespace(queues=[SimpleNamespace(name="gpu")])
+    consumer = SimpleNamespace(timer=timer, task_consumer=tasks, pool=SimpleNamespace(num_processes=1))
+    step.start(consumer)
+    step.look(consumer)
+    assert broker.ids("gpu") == ["a"]
 
 
 def test_a_user_whose_job_has_just_looked_is_left_in_peace() -> None:

@@ -4,8 +4,8 @@ A training that is about to begin takes a slot of its user: an advisory lock of 
 its own. The lock is gone when the process is, however it ends, so that there is nothing to clean up. When all slots
 are taken the job's message goes to ``HELD_QUEUE`` in one step, and nothing else happens: no report says that it runs,
 no start is counted, and the worker takes the next job. A training that ends brings the user's longest waiting one
-back to the head of its queue. Where one ended without a word (killed, cancelled, its host gone), workers with nothing
-to do bring one back now and then, which looks for a free slot again.
+back to the head of its queue. Where one ended without a word (killed, cancelled, its host gone), workers bring one back
+now and then, which looks for a free slot again; busy ones too, for where queues are full nobody is ever idle.
 
 Not a task that sends itself to the end of its queue: where nothing else waits, idle workers would do that without
 pause. Not a countdown: workers hold such jobs in their own memory. Not Celery's ``before_start``: upstream takes a job
@@ -21,20 +21,22 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from escriptorium_cluster.config import HELD_QUEUE, TRAININGS
-from escriptorium_cluster.fair_use import WAITS, HeldJob, free_slot, held_job, marked, oldest_of_each
+from escriptorium_cluster.fair_use import HELD_HEADER, WAITS, HeldJob, free_slot, held_job, marked, oldest_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks of a worker with nothing to do at what is held.
+#: Seconds between two looks of a worker at what is held.
 LOOK_SECONDS = 10.0
 #: Seconds until a user's longest waiting job is brought back though none of the user's is known to have ended.
 AGAIN_SECONDS = 60
 #: Seconds that a look may hold up the worker's event loop, and without a look after one that failed: see overflow.py.
 ANSWER_SECONDS = 1.0
 PAUSE_SECONDS = 15.0
+#: Messages at the head of a queue among which are those that were brought back and not taken yet.
+HEAD = 100
 #: Prefix of the keys that say that a user's held jobs were looked at.
 LOOKED_PREFIX = "cluster:held:looked:"
 #: Seconds that Redis has for an answer to a job.
@@ -206,10 +208,15 @@ def not_run(reason: Exception) -> Any:
         return trace_ok_t(ExceptionInfo(internal=True), TraceInfo("REJECTED", reason), 0.0, None)
 
 
+def untaken(redis: Any, queues: frozenset[str]) -> frozenset[int]:
+    """Return the users of whom a job that was brought back waits in its queue."""
+    heads = [payload for queue in sorted(queues) for payload in redis.lrange(queue, -HEAD, -1)]
+    jobs = (held_job(payload) for payload in heads if HELD_HEADER.encode() in payload)
+    return frozenset(job.user for job in jobs if job is not None)
+
+
 def look(redis: Any, queues: frozenset[str], bound: int) -> list[HeldJob]:
     """Bring back the longest waiting job of one user who was not looked at lately; without a bound, all there are.
-
-    For a worker that has nothing better to do.
 
     :param queues: where this worker takes jobs from.
     """
@@ -218,7 +225,11 @@ def look(redis: Any, queues: frozenset[str], bound: int) -> list[HeldJob]:
         # The last one to come is the first to be taken.
         waiting = [job for job in map(held_job, reversed(payloads)) if job is not None and job.queue in queues]
         return [job for job in waiting if release(redis, job)]
+    # One at a time: those that follow would come before it.
+    back = untaken(redis, queues) if payloads else frozenset()
     for job in oldest_of_each(payloads, queues):
+        if job.user in back:
+            continue
         if redis.set(f"{LOOKED_PREFIX}{job.user}", 1, nx=True, ex=AGAIN_SECONDS) and release(redis, job):
             return [job]
     return []
@@ -252,7 +263,6 @@ def install(app: Any, bound: int) -> None:
 def _looking_step(broker: Callable[[], Any], bound: int) -> type:
     """Return the step of a worker's consumer that looks at what is held."""
     from celery import bootsteps
-    from celery.worker import state
 
     class Held(bootsteps.StartStopStep):
         """Runs with each connection to the broker, from its beginning to its end."""
@@ -271,14 +281,12 @@ def _looking_step(broker: Callable[[], Any], bound: int) -> type:
             self.timer = consumer.timer.call_repeatedly(LOOK_SECONDS, self.look, (consumer,))
 
         def look(self, consumer: Any) -> None:
-            """Look, if a job could be taken at once. Never raises."""
+            """Look. Never raises."""
             if self.pauses:
                 self.pauses -= 1
                 return
             try:
-                taken = len(set(state.reserved_requests) | set(state.active_requests))
-                if taken < consumer.pool.num_processes:
-                    look(self.redis, frozenset(queue.name for queue in consumer.task_consumer.queues), bound)
+                look(self.redis, frozenset(queue.name for queue in consumer.task_consumer.queues), bound)
             except Exception as error:
                 logger.warning("could not look after held trainings: %s", error)
                 self.pauses = round(PAUSE_SECONDS / LOOK_SECONDS)
