@@ -113,6 +113,34 @@ def test_a_job_begins_anew_where_the_database_went_away_in_the_middle_of_a_query
     assert "lost its database" in site.log("worker1")
 
 
+def test_a_loss_between_two_rows_is_counted(site: Bench) -> None:
+    """As jobs read what is long: piece by piece. Also where another query has got a new connection meanwhile."""
+    found = site.shell("""
+import json
+from core.models import Script
+from django.db import connection
+from escriptorium_cluster.patience import patience
+
+other = connection.copy()
+found = []
+for between in (lambda: None, Script.objects.count):
+    rows, before = Script.objects.iterator(chunk_size=1), patience.losses
+    next(rows)
+    with other.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.connection.info.backend_pid])
+    between()
+    try:
+        next(rows)
+    except Exception as error:
+        found.append([type(error).__name__, patience.losses > before])
+    connection.close()
+
+other.close()
+print(json.dumps(found))
+""")
+    assert found == [["OperationalError", True], ["InterfaceError", True]]
+
+
 def test_a_job_that_is_done_is_not_begun_again(site: Bench) -> None:
     """Its worker was killed between the end of the job and its acknowledgement."""
     (job,) = send_trainings(site, ("train", "until-copied"))

@@ -17,7 +17,6 @@ class Wrapper:
     refusals: list[Exception]
 
     def __init__(self) -> None:
-        self.execute_wrappers: list[Any] = []
         self.connection: Any = None
         self.in_atomic_block = False
         self.asked: list[str] = []
@@ -33,13 +32,27 @@ class Wrapper:
     def close(self) -> None:
         self.asked.append("closed")
 
-    def _commit(self) -> None:
-        if self.refusals:
-            raise self.refusals.pop(0)
+
+class Errors:
+    """Hands psycopg2's errors on as Django's; here they are the same."""
+
+    def __init__(self, wrapper: Any) -> None:
+        self.wrapper = wrapper
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            raise error
 
 
 class LostError(Exception):
     """psycopg2's error, as Django hands it on."""
+
+
+class ClosedError(LostError):
+    """What it says of a cursor whose connection is gone."""
 
 
 @pytest.fixture
@@ -48,7 +61,8 @@ def base(load: Callable[[str], Any]) -> Any:
     django = load("django.db.backends.postgresql.base")
     django.DatabaseWrapper = Wrapper
     django.Database = SimpleNamespace(OperationalError=LostError, Error=LostError)
-    load("django.db.utils").OperationalError = LostError
+    errors = load("django.db.utils")
+    errors.DatabaseErrorWrapper, errors.Error, errors.InterfaceError = Errors, LostError, ClosedError
     load("escriptorium_cluster.lease")
     found = load("escriptorium_cluster.database.base")
     load("escriptorium_cluster.patience").PAUSES = (0.0, 0.0)
@@ -121,35 +135,33 @@ def test_a_connection_that_was_lost_while_idle_is_replaced(
 
 
 @pytest.mark.parametrize(
-    ("connection", "counted"),
-    [(None, 1), (SimpleNamespace(closed=2), 1), (SimpleNamespace(closed=0), 0)],
+    ("connection", "error", "counted"),
+    [
+        (SimpleNamespace(closed=2), LostError, 1),
+        (SimpleNamespace(closed=0), LostError, 0),
+        # Nobody was connected: nothing is lost.
+        (None, LostError, 0),
+        # Its connection was lost and has a successor.
+        (SimpleNamespace(closed=0), ClosedError, 1),
+        (SimpleNamespace(closed=2), ValueError, 0),
+    ],
 )
-def test_a_query_that_goes_down_with_the_server_is_counted(
-    base: Any, wrapper: Any, connection: Any, counted: int
+def test_what_goes_down_with_the_server_is_counted(
+    base: Any, wrapper: Any, connection: Any, error: type[Exception], counted: int
 ) -> None:
-    (count,) = wrapper.execute_wrappers
-
-    def execute(*_: Any) -> str:
-        raise LostError
-
     wrapper.connection = connection
-    with pytest.raises(LostError):
-        count(execute, "SELECT 1", (), many=False, context={})
+
+    def fetch() -> None:
+        with wrapper.wrap_database_errors:
+            raise error
+
+    with pytest.raises(error):
+        fetch()
     assert base.patience.losses == counted
-    wrapper.refusals = [LostError()]
-    with pytest.raises(LostError):
-        wrapper._commit()
-    assert base.patience.losses == 2 * counted
 
 
-def test_what_goes_well_or_is_wrong_by_itself_is_not_counted(base: Any, wrapper: Any) -> None:
-    (count,) = wrapper.execute_wrappers
-    assert count(lambda *parts: parts, "SELECT %s", (1,), False, {}) == ("SELECT %s", (1,), False, {})
-
-    def execute(*_: Any) -> str:
-        raise ValueError("no such column")
-
-    with pytest.raises(ValueError, match="no such column"):
-        count(execute, "SELECT x", (), many=False, context={})
-    wrapper._commit()
+def test_what_goes_well_is_not_counted(base: Any, wrapper: Any) -> None:
+    wrapper.connection = SimpleNamespace(closed=2)
+    with wrapper.wrap_database_errors:
+        assert wrapper.wrap_database_errors is wrapper.wrap_database_errors
     assert base.patience.losses == 0

@@ -9,7 +9,8 @@ the other and fails them all within seconds. Here
 - in the processes that run jobs, connecting waits until the server is back, however long that takes;
 - a worker whose host the server lets in no more gives its jobs to others and ends: it would fail one after the other.
   Its unit waits until the host is let in again (``wait``);
-- a query or a transaction in which the server went away fails as ever, and is counted: ``again`` begins the job anew.
+- whatever fails because the server went away (a query, its end, a piece of its answer) fails as ever, and is counted:
+  ``again`` begins the job anew. What fails to connect has lost nothing.
 
 Elsewhere (web, commands) nobody waits.
 """
@@ -17,10 +18,11 @@ Elsewhere (web, commands) nobody waits.
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import Any
 
 from django.db.backends.postgresql import base
-from django.db.utils import InterfaceError, OperationalError
+from django.db.utils import DatabaseErrorWrapper, Error, InterfaceError
 
 from escriptorium_cluster import lease
 from escriptorium_cluster.patience import connect_patiently, let_in_no_more, patience, server_has_gone
@@ -28,12 +30,27 @@ from escriptorium_cluster.patience import connect_patiently, let_in_no_more, pat
 logger = logging.getLogger(__name__)
 
 
+class Losses(DatabaseErrorWrapper):
+    """What Django does with each error of the database, whatever was asked; those that are losses are counted."""
+
+    def __exit__(self, *raised: object) -> None:
+        try:
+            super().__exit__(*raised)
+        except Error as error:
+            connection = self.wrapper.connection
+            # The last: a cursor of a connection that was lost, and replaced for another query.
+            if (connection is not None and connection.closed) or isinstance(error, InterfaceError):
+                patience.losses += 1
+            raise
+
+
 class DatabaseWrapper(base.DatabaseWrapper):
     """A connection of Django's to PostgreSQL."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.execute_wrappers.append(self._counting_losses)
+    @cached_property
+    def wrap_database_errors(self) -> Losses:
+        """Django asks for this around all that it asks the database."""
+        return Losses(self)
 
     def get_new_connection(self, conn_params: Any) -> Any:
         """Connect; a job waits for that."""
@@ -54,21 +71,3 @@ class DatabaseWrapper(base.DatabaseWrapper):
             logger.warning("the connection to the database was lost; a new one takes its place")
             self.close()
         super().ensure_connection()
-
-    def _commit(self) -> None:
-        try:
-            super()._commit()
-        except (OperationalError, InterfaceError):
-            self._count_loss()
-            raise
-
-    def _counting_losses(self, execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
-        try:
-            return execute(sql, params, many, context)
-        except (OperationalError, InterfaceError):
-            self._count_loss()
-            raise
-
-    def _count_loss(self) -> None:
-        if self.connection is None or self.connection.closed:
-            patience.losses += 1
