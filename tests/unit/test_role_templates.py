@@ -74,6 +74,7 @@ def test_the_database_listens_where_it_is_told(render: Callable[..., str]) -> No
     found = settings(render("postgresql", "postgresql.conf.j2", postgresql_listen_address="10.0.0.1"), "=")
     assert found["listen_addresses"] == "'127.0.0.1, 10.0.0.1'"
     assert found["password_encryption"] == "scram-sha-256"
+    assert found["lc_messages"] == "'C'", "a job reads what keeps it from connecting"
 
 
 def test_the_broker_keeps_its_jobs_and_has_a_password(render: Callable[..., str]) -> None:

@@ -109,6 +109,7 @@ def test_database_is_sized_from_memory_and_takes_further_settings(host: Any) -> 
     assert setting("shared_buffers") != "128MB"  # what the distribution sets
     assert setting("log_min_duration_statement") == "2s"
     assert setting("password_encryption") == "scram-sha-256"
+    assert setting("lc_messages") == "C"
 
 
 def test_database_comes_back_by_itself_when_it_is_killed(host: Any) -> None:

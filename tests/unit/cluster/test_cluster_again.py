@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class GoneError(Exception):
-    """What a driver raises."""
+    """What a driver raises; it keeps a code for what a server has answered to a query."""
+
+    pgcode: str | None = None
 
 
 class Database:
@@ -57,11 +59,28 @@ def test_what_passes_is_waited_for(reason: str) -> None:
 
 @pytest.mark.parametrize(
     "reason",
-    ['password authentication failed for user "escriptorium"', 'database "x" does not exist', "no pg_hba.conf entry"],
+    [
+        'password authentication failed for user "escriptorium"',
+        'database "x" does not exist',
+        "no pg_hba.conf entry",
+        'pg_hba.conf rejects connection for host "10.0.0.9"',
+        'kein pg_hba.conf-Eintrag für Host "10.0.0.9"',
+    ],
 )
 def test_what_stays_is_said_at_once(reason: str) -> None:
     with pytest.raises(GoneError):
         Database(1, reason).answer()
+
+
+@pytest.mark.parametrize(
+    ("code", "stays"),
+    [("28P01", True), ("28000", True), ("3D000", True), ("42501", True), ("57P03", False), ("53300", False)],
+)
+def test_a_code_goes_before_the_words(code: str, stays: bool) -> None:
+    """Words are in the language of the server, and may mean anything."""
+    error = GoneError("l'authentification a échoué" if stays else "database slots: permission denied for now")
+    error.pgcode = code
+    assert hopeless(error) is stays
 
 
 class Connection:

@@ -16,8 +16,10 @@ logger = logging.getLogger(__name__)
 #: Bounds of the seconds between two attempts to connect, and seconds between two lines about it in the journal.
 PAUSES = (1.0, 10.0)
 TELL_SECONDS = 60.0
-#: What the server or its client says where waiting does not help.
-HOPELESS = ("authentication failed", "does not exist", "permission denied", "no pg_hba.conf entry", "invalid ")
+#: Where waiting does not help, by the class of SQLSTATE: who asks, which database, what is allowed. And by the words of
+#: server and client, for psycopg2 keeps no code of an attempt to connect; the role has the server speak English.
+HOPELESS_CLASSES = frozenset({"28", "3D", "42"})
+HOPELESS = ("authentication failed", "does not exist", "permission denied", "invalid ")
 
 
 class Patience:
@@ -42,7 +44,10 @@ def let_in_no_more(error: Exception) -> bool:
 
 def hopeless(error: Exception) -> bool:
     """Whether an attempt to connect failed for a reason that stays."""
-    return any(words in str(error) for words in HOPELESS)
+    code = getattr(error, "pgcode", None)
+    if code:
+        return code[:2] in HOPELESS_CLASSES
+    return let_in_no_more(error) or any(words in str(error) for words in HOPELESS)
 
 
 def connect_patiently(
