@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from escriptorium_cluster.config import ConfigError, load_reaper
+from escriptorium_cluster.lease import Holder
 from escriptorium_cluster.reaper import (
     SEPARATOR,
     Moment,
@@ -25,6 +29,9 @@ from escriptorium_cluster.reaper import (
     ripe,
     task_ids,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ENVIRONMENT = {
     "REDIS_HOST": "10.0.0.1",
@@ -176,3 +183,39 @@ def test_wrong_use_and_a_wrong_environment_have_their_own_ends(
     with pytest.raises(SystemExit) as caught:
         main(["--dead", " "])
     assert caught.value.code == 2
+
+
+class Redis:
+    """The broker's hashes."""
+
+    def __init__(self, **hashes: dict[str, str]) -> None:
+        self.hashes = {name.replace("_", ":"): items for name, items in hashes.items()}
+
+    def hgetall(self, name: str) -> dict[bytes, bytes]:
+        return {key.encode(): value.encode() for key, value in self.hashes.get(name, {}).items()}
+
+
+def test_a_host_that_nobody_has_heard_of_is_not_declared_dead(
+    load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A slip of the pen: its jobs would wait for days, and the command had said that all is well."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    holder = Holder("gpu@compute1", "machine", "boot", 1, 1, 0.0)
+    note = {"lease": "lost", "node": "gpu@compute2", "task": "train", "id": "a", "since": 1.0}
+    redis = Redis(
+        cluster_leases={"1": json.dumps(asdict(holder)), "2": "rubbish"},
+        cluster_deliveries={"tag": json.dumps(note)},
+        cluster_hosts={"compute3": "1.0"},
+    )
+    load("redis").Redis = SimpleNamespace(from_url=lambda *_, **__: redis)
+    module = load("escriptorium_cluster.reaper")
+    monkeypatch.setattr(module, "bury_host", lambda _, host, __: module.Report(dead=[host]))
+    assert module.main(["--dead", "compute4"]) == 68
+    assert capsys.readouterr() == (
+        "",
+        "no worker of compute4 was heard in the last 60 days; known: compute1, compute2, compute3\n",
+    )
+    for number in (1, 2, 3):
+        assert module.main(["--dead", f"compute{number}"]) == 0
+        assert f"compute{number} was declared dead" in capsys.readouterr().out

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _UNIT = re.compile(r"escriptorium-worker@(\S+)\.service (\S+) ")
+# KEYS: notes, unacked, its index. ARGV: tag, note.
+# Answers 0 when the message was acknowledged, or belongs to another worker by now.
+GIVE_UP = """
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
+return redis.call('HDEL', KEYS[2], ARGV[1])
+"""
 #: States of a unit in which its processes may run.
 RUNNING = frozenset({"active", "activating", "deactivating", "reloading"})
 
@@ -58,9 +66,7 @@ def give_up(redis: Any, node: str, reason: str) -> list[Job]:
         note = parse_note(text.decode())
         if note is None or host_of(note.node) != node:
             continue
-        with redis.pipeline() as transaction:
-            held, *_ = transaction.hdel(UNACKED, tag).zrem(UNACKED_INDEX, tag).hdel(NOTES, tag).execute()
-        if held:
+        if redis.eval(GIVE_UP, 3, NOTES, UNACKED, UNACKED_INDEX, tag, text):
             own.append(Job(note.node, note.task, note.id, max(0.0, time.time() - note.since)))
     mark_with_django([job.id for job in own], [], reason)
     return own

@@ -12,7 +12,8 @@ second, or was emptied) are marked as failed, with a reason, and models that cou
 
 This loads no Django unless there is something to mark: eScriptorium takes many seconds to load.
 
-Exit status 0. 75: broker or database do not answer. 1: the environment is wrong. 2: wrong usage.
+Exit status 0. 75: broker or database do not answer. 1: the environment is wrong. 2: wrong usage. 68: nobody has ever
+heard of the host; those that are known are named.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from escriptorium_cluster.lease import (
     UNACKED_INDEX,
     Holder,
     beat_of,
+    host_of,
     parse_holder,
     parse_note,
     surely_gone,
@@ -47,11 +49,13 @@ from escriptorium_cluster.lease import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+#: Hash: host -> Redis' time at which a lease of it was seen last. Seconds.
+HOSTS = "cluster:hosts"
 #: What this program has seen in its last run, as JSON.
 STATE = "cluster:reaper"
 #: Longest time between two runs that counts as regular. Seconds.
 REGULAR_SECONDS = 120.0
-#: Seconds for which a dead lease is remembered, so that a worker that was cut off for long learns of it.
+#: Seconds for which a dead lease is remembered, so that a worker that was cut off for long learns of it; hosts as well.
 REMEMBERED_SECONDS = 60 * 86400
 #: Messages of a queue that are read at once.
 CHUNK = 1000
@@ -59,8 +63,9 @@ CHUNK = 1000
 SEPARATOR = "\x06\x16"
 #: What kombu adds to the name of a queue for its priorities.
 PRIORITIES = ("", *(f"{SEPARATOR}{step}" for step in (3, 6, 9)))
-#: Exit status when broker or database do not answer (EX_TEMPFAIL).
+#: Exit status when broker or database do not answer (EX_TEMPFAIL), and when a host is not known (EX_NOHOST).
 NOT_NOW = 75
+NO_HOST = 68
 
 # KEYS: leases, renewed, dead, running. ARGV: lease, time of the renewal that was seen last, seconds until its
 # jobs go back.
@@ -344,6 +349,14 @@ def bury_host(redis: Any, host: str, lease_seconds: float, pause: Callable[[floa
     return report
 
 
+def known_hosts(redis: Any) -> list[str]:
+    """Return the hosts of which a worker lives, holds a message, or was seen in the last weeks."""
+    holders = [parse_holder(text) for text in _hash(redis, LEASES).values()]
+    notes = [parse_note(text) for text in _hash(redis, NOTES).values()]
+    found = {holder.host for holder in holders if holder} | {host_of(note.node) for note in notes if note}
+    return sorted(found | set(_hash(redis, HOSTS)))
+
+
 def moment(redis: Any) -> Moment:
     """Ask Redis for the time."""
     about = redis.info("server")
@@ -370,7 +383,9 @@ def reap_leases(redis: Any, before: State, now: Moment, lease_seconds: float) ->
             del seen[lease]
     report.dead.sort()
     report.restored = give_back_jobs_of_dead(redis)
-    for memory, entries in ((DEAD, dead), (DONE, _hash(redis, DONE))):
+    for host in {holder.host for text in holders.values() if (holder := parse_holder(text))}:
+        redis.hset(HOSTS, host, now.time)
+    for memory, entries in ((DEAD, dead), (DONE, _hash(redis, DONE)), (HOSTS, _hash(redis, HOSTS))):
         for name, when in entries.items():
             if now.time - float(when) > REMEMBERED_SECONDS:
                 redis.hdel(memory, name)
@@ -486,8 +501,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     redis = Redis.from_url(
         config.broker.url(0), socket_connect_timeout=ANSWER_SECONDS, socket_timeout=10 * ANSWER_SECONDS
     )
+    host = (options.dead or "").strip()
     try:
-        report = bury_host(redis, options.dead.strip(), config.lease_seconds) if options.dead else run(redis, config)
+        known = known_hosts(redis) if host else []
+        if host and host not in known:
+            print(
+                f"no worker of {host} was heard in the last 60 days; known: {', '.join(known) or 'none'}",
+                file=sys.stderr,
+            )
+            return NO_HOST
+        report = bury_host(redis, host, config.lease_seconds) if host else run(redis, config)
     except RedisError as error:
         print(f"the broker does not answer: {error}", file=sys.stderr)
         return NOT_NOW
