@@ -216,6 +216,9 @@ def test_a_host_that_nobody_has_heard_of_is_not_declared_dead(
         "",
         "no worker of compute4 was heard in the last 60 days; known: compute1, compute2, compute3\n",
     )
+    drain = load("escriptorium_cluster.drain")
+    assert drain.main(["--node", "compute4", "--fail", "a new fan"]) == 68
+    assert "known: compute1, compute2, compute3" in capsys.readouterr().err
     for number in (1, 2, 3):
         assert module.main(["--dead", f"compute{number}"]) == 0
         assert f"compute{number} was declared dead" in capsys.readouterr().out

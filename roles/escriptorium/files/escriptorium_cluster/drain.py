@@ -6,7 +6,7 @@
 The first prints one JSON line: ``left``, names of the units; ``lines``, the same with their jobs for a person; ``key``,
 which is another one when anything but the time has changed. A broker that does not answer leaves the jobs out and is no
 error: the units are what counts. The second marks the jobs of workers that were killed as failed, for the reason given,
-takes them out of the queue, and prints a line for each.
+takes them out of the queue, and prints a line for each; it ends with status 68 where nobody has ever heard of the host.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from escriptorium_cluster.config import ConfigError
 from escriptorium_cluster.jobs import Job, duration, open_broker, read_jobs
 from escriptorium_cluster.lease import NOTES, UNACKED, UNACKED_INDEX, host_of, parse_note
-from escriptorium_cluster.reaper import mark_with_django
+from escriptorium_cluster.reaper import NO_HOST, mark_with_django, unknown_host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,6 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from redis import RedisError
 
     if options.fail:
+        if unknown := unknown_host(redis, options.node):
+            print(unknown, file=sys.stderr)
+            return NO_HOST
         for job in give_up(redis, options.node, options.fail):
             print(f"{job.worker}: {job.task} after {duration(job.seconds)} ({job.id})")
         return 0

@@ -349,12 +349,14 @@ def bury_host(redis: Any, host: str, lease_seconds: float, pause: Callable[[floa
     return report
 
 
-def known_hosts(redis: Any) -> list[str]:
-    """Return the hosts of which a worker lives, holds a message, or was seen in the last weeks."""
+def unknown_host(redis: Any, host: str) -> str:
+    """Say which hosts are known if this one is not: no worker of it lives, holds a message, or was seen lately."""
     holders = [parse_holder(text) for text in _hash(redis, LEASES).values()]
     notes = [parse_note(text) for text in _hash(redis, NOTES).values()]
-    found = {holder.host for holder in holders if holder} | {host_of(note.node) for note in notes if note}
-    return sorted(found | set(_hash(redis, HOSTS)))
+    known = {holder.host for holder in holders if holder} | {host_of(note.node) for note in notes if note}
+    known |= set(_hash(redis, HOSTS))
+    names = ", ".join(sorted(known)) or "none"
+    return "" if host in known else f"no worker of {host} was heard in the last 60 days; known: {names}"
 
 
 def moment(redis: Any) -> Moment:
@@ -503,12 +505,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     host = (options.dead or "").strip()
     try:
-        known = known_hosts(redis) if host else []
-        if host and host not in known:
-            print(
-                f"no worker of {host} was heard in the last 60 days; known: {', '.join(known) or 'none'}",
-                file=sys.stderr,
-            )
+        if host and (unknown := unknown_host(redis, host)):
+            print(unknown, file=sys.stderr)
             return NO_HOST
         report = bury_host(redis, host, config.lease_seconds) if host else run(redis, config)
     except RedisError as error:
