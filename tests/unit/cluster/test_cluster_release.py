@@ -37,7 +37,10 @@ class Schema:
     def cursor(self) -> Any:
         return nullcontext(self)
 
-    def execute(self, statement: str) -> None:
+    def execute(self, statement: str, _: Any = None) -> None:
+        if "lock" in statement:
+            self.found = []
+            return
         _, table, *column = statement.split('"')[:4]
         self.found = self.columns[table][column[1]] if "IS NOT NULL" in statement else self.tables[table]
 
@@ -319,6 +322,26 @@ def test_the_answer_names_what_is_missing_and_what_is_not_known(
         "decision": "back",
         "why": [harm],
     }
+
+
+# --- migrate_site ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("targets", "calls"),
+    [([], [()]), (["core=0004_sharing", "users=zero"], [("core", "0004_sharing"), ("users", "zero")])],
+)
+def test_migrations_wait_for_those_of_a_run_that_was_broken_off(
+    load: Callable[[str], Any], targets: list[str], calls: list[tuple[str, ...]]
+) -> None:
+    done: list[Any] = []
+    cursor = SimpleNamespace(execute=lambda statement, values: done.append((statement, values)))
+    load("django.db").connection = SimpleNamespace(cursor=lambda: nullcontext(cursor))
+    load("django.core.management").call_command = lambda command, *words, **_: done.append((command, *words))
+    module = load("escriptorium_cluster.management.commands.migrate_site")
+    module.Command().handle(targets=targets)
+    lock = ("SELECT pg_advisory_lock(%s)", [module.LOCK_NUMBER])
+    assert done == [lock, *(("migrate", *words) for words in calls)]
 
 
 # --- prepare_site ------------------------------------------------------------------------------------------------

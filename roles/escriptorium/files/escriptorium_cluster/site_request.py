@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DEFAULT_ADMIN = "admin"
 #: Characters that an administrator's password has to have at least.
 MINIMUM_PASSWORD = 10
+#: Number of the database lock that keeps two runs apart (any number that nobody else uses).
+LOCK_NUMBER = 5220191014
 #: A modification time (s) that no file has by itself: it marks those that the current release lacks.
 LEFT_OVER = -86400.0
 

@@ -31,6 +31,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.models import NOT_PROVIDED
 
 from escriptorium_cluster.migration_plan import Change, decide_back, harm, normal_name, pin_problems, reasons
+from escriptorium_cluster.site_request import LOCK_NUMBER
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -58,6 +59,9 @@ class Command(BaseCommand):
         self.stdout.write(json.dumps(answer))
 
     def _look(self, applied: list[str]) -> dict[str, Any]:
+        # Migrations of a run that was broken off may go on still (migrate_site). Given back with the connection.
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock_shared(%s)", [LOCK_NUMBER])
         executor = MigrationExecutor(connection)
         loader = executor.loader
         plan = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes())]

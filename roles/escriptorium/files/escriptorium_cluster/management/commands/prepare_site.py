@@ -27,6 +27,7 @@ from django.db.migrations.executor import MigrationExecutor
 
 from escriptorium_cluster.site_request import (
     DEFAULT_ADMIN,
+    LOCK_NUMBER,
     RequestError,
     SiteRequest,
     fingerprint,
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 #: Holds the fingerprint of what the static files were made from. It names no path: the folder is public.
 STAMP_NAME = ".collected"
-#: Number of the database lock that keeps two runs apart (any number that nobody else uses).
-LOCK_NUMBER = 5220191014
 
 
 @contextlib.contextmanager
