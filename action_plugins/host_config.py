@@ -15,8 +15,8 @@ Beside what the module of that name takes (library/host_config.py), an entry may
   encrypted with Ansible's vault, in place of ``content``;
 - ``vars``, further variables of the template;
 - ``when``: an entry that is false is left out;
-- ``notify``, handlers to be told when this file changes, or when this unit runs from something older and its restart is
-  theirs (``restart: handler``).
+- ``notify``, handlers to be told when this file changes, when an earlier run has changed it and was broken off before
+  they ran (``since``), or when this unit runs from something older and its restart is theirs (``restart: handler``).
 
 Packages that are missing are installed by Ansible's own module, and only then is apt started. In check mode on a bare
 host what follows from a package, such as its user or its units, is taken for granted, and no handler is told: there is
@@ -63,6 +63,7 @@ _FILE = {
     **dict.fromkeys(("target", "owner", "group", "replaces", "validate"), _TEXT),
     "mode": _RAW_TEXT,
     "command": _LIST,
+    "since": _LIST,
     "secret": _SWITCH,
     "once": _SWITCH,
     "existing": _SWITCH,
@@ -185,7 +186,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Name the handlers of what has changed: the executor reads them from the task when it has run."""
         if self._task.notify:
             raise AnsibleActionFail("host_config: name handlers at the entries, not at the task")
-        changed = set(result.get("changed_files") or ())
+        changed = {*(result.get("changed_files") or ()), *(result.get("unapplied") or ())}
         concerned = [entry for entry in entries["files"] if entry["path"] in changed]
         concerned += [entry for entry in entries["units"] if entry["name"] in (result.get("handled") or ())]
         names: dict[str, None] = {}

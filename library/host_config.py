@@ -36,9 +36,9 @@ options:
   files:
     description:
       - C(path), C(state) (file, directory, link, absent, line, without, made), C(content), C(replaces), C(command),
-        C(target), C(owner), C(group), C(mode), C(secret), C(validate), C(once), C(existing). A folder comes before its
-        files. Where one cannot be what it is meant to be, no file is changed. No link is followed that an account other
-        than root may have made.
+        C(target), C(owner), C(group), C(mode), C(secret), C(validate), C(once), C(existing), C(since). A folder comes
+        before its files. Where one cannot be what it is meant to be, no file is changed. No link is followed that an
+        account other than root may have made.
     type: list
     elements: dict
     default: []
@@ -65,6 +65,10 @@ changed_files:
   returned: success
 found:
   description: Paths of O(look_for) that are there.
+  type: list
+  returned: success
+unapplied:
+  description: Paths that a run which was broken off has changed, and whose handlers it has not run (C(since)).
   type: list
   returned: success
 missing_packages:
@@ -132,11 +136,11 @@ def apply_files(module: AnsibleModule, wanted: list[files.WantedFile]) -> list[f
 def unit_states(module: AnsibleModule, names: list[str]) -> dict[str, units.UnitState]:
     """Ask systemd for all units at once; one that it has never heard of is among the answers too."""
     # A template has no state, and systemctl refuses the question.
-    names = [name for name in names if "@." not in name]
+    names = [name for name in dict.fromkeys(names) if "@." not in name]
     if not names:
         return {}
     question = ["systemctl", "show", f"--property={','.join(units.PROPERTIES)}", *names]
-    status, output, errors = module.run_command(question)
+    status, output, errors = module.run_command(question, environ_update=units.LOCALE)
     if status != 0:
         fail(module, f"systemd does not say which units run: {(errors or output).strip()}")
     states: dict[str, units.UnitState] = units.parse_show(output)
@@ -179,7 +183,10 @@ def main() -> None:
 
     found = [path for path in module.params["look_for"] if os.path.lexists(path)]
     wanted = wanted_units(module)
-    before = unit_states(module, [unit.name for unit in wanted])
+    since = {entry["path"]: entry["since"] for entry in module.params["files"] if entry.get("since")}
+    witnesses = [name for names in since.values() for name in names if not name.startswith("/")]
+    before = unit_states(module, [*(unit.name for unit in wanted), *witnesses])
+    left_over = units.unapplied(since, before)
     changes = apply_files(module, wanted_files(module, wanted))
     going = [unit for unit in wanted if unit.state == "absent" and os.path.lexists(unit.path)]
     changed = [change.path for change in changes] + [unit.path for unit in going]
@@ -199,16 +206,21 @@ def main() -> None:
         steps_then = units.Steps(steps.reload, [], [], steps.enable, steps.start, steps.restart, [], steps.quietly)
         run_steps(module, steps_then, changed)
 
+    left_over = [path for path in left_over if path not in changed]
     moved = [steps.stop, steps.disable, steps.enable, steps.start, steps.restart]
     diff = [change.diff() for change in changes]
     for title, names in zip(("stop", "disable", "enable", "start", "restart"), moved, strict=True):
         if names:
             heads = {"before_header": "units", "after_header": "units"}
             diff.append({**heads, "before": "", "after": f"{title} {' '.join(names)}\n"})
+    for path in left_over:
+        heads = {"before_header": path, "after_header": path}
+        diff.append({**heads, "before": "", "after": f"younger than {' '.join(since[path])}: not applied yet\n"})
     module.exit_json(
         invocation={},  # at -vvv what a module answers is shown, and its arguments may hold secrets
-        changed=bool(changed or steps.handled or any(moved)),
+        changed=bool(changed or left_over or steps.handled or any(moved)),
         changed_files=changed,
+        unapplied=left_over,
         found=found,
         missing_packages=missing,
         started=steps.start,

@@ -64,6 +64,7 @@ class WantedFile:
         once: a file that is there stays as it is.
         existing: a folder that is missing stays so.
         at: where it is reached, by the open folder that it lies in; found here.
+        since: units and paths of which one is younger than this path once its handlers have run.
 
     """
 
@@ -81,6 +82,7 @@ class WantedFile:
     once: bool = False
     existing: bool = False
     at: str = ""
+    since: Sequence[str] = ()
 
 
 @dataclass

@@ -6,7 +6,9 @@ Runs on hosts, with the standard library. What systemd says of all units comes f
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 #: What is asked of each unit.
-PROPERTIES = ("Names", "LoadState", "ActiveState", "UnitFileState", "MainPID", "NeedDaemonReload")
+PROPERTIES = (
+    "Names", "LoadState", "ActiveState", "UnitFileState", "MainPID", "NeedDaemonReload", "StateChangeTimestamp",
+)  # fmt: skip
+
+#: In which its answers are read.
+LOCALE = {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 #: A unit file in one of these states starts by itself, or by others: the answer of ``systemctl is-enabled`` is 0.
 ENABLED = frozenset({"enabled", "enabled-runtime", "static", "alias", "indirect", "generated"})
@@ -33,7 +40,8 @@ class WantedUnit:
             and is neither started nor stopped now; ``absent``: stopped, disabled and without a file.
         restart: ``yes`` where its text or one of ``restart_on`` has changed; ``no``; ``handler``: handlers of the role
             do it.
-        restart_on: further paths whose change wants a restart.
+        restart_on: further paths whose change wants a restart, and one that is younger than the unit's last change of
+            state: a run that was broken off has written it.
         environment: variables that its main process is meant to have; one that runs with another value is restarted.
         wait: whether the run waits until it has started, restarted or stopped.
         unless: folder; where it holds a file the unit is neither started nor restarted.
@@ -56,7 +64,11 @@ class WantedUnit:
 
 @dataclass(frozen=True)
 class UnitState:
-    """What systemd says of a unit: see PROPERTIES. One that is ``fixed`` starts by others, and cannot be disabled."""
+    """What systemd says of a unit: see PROPERTIES.
+
+    One that is ``fixed`` starts by others, and cannot be disabled. ``since``: its last change of state, a reload too; s
+    since 1970.
+    """
 
     loaded: bool = False
     active: str = "inactive"
@@ -64,6 +76,7 @@ class UnitState:
     process: int = 0
     stale: bool = False
     fixed: bool = False
+    since: int = 0
 
     @property
     def runs(self) -> bool:
@@ -129,9 +142,53 @@ def parse_show(output: str) -> dict[str, UnitState]:
             fixed=file_state in ENABLED and not file_state.startswith("enabled"),
             process=int(values.get("MainPID") or 0),
             stale=values.get("NeedDaemonReload") == "yes",
+            since=moment_of(values.get("StateChangeTimestamp", "")),
         )
         states.update(dict.fromkeys(values.get("Names", "").split(), state))
     return states
+
+
+def moment_of(shown: str) -> int:
+    """Return a time as systemctl shows it (``Sat 2026-11-28 10:00:00 UTC``) in s since 1970; 0 where it has none."""
+    _, _, moment = shown.removesuffix(" UTC").partition(" ")
+    return int(datetime.strptime(f"{moment} +0000", "%Y-%m-%d %H:%M:%S %z").timestamp()) if moment else 0
+
+
+def time_of(path: str, now: float | None = None) -> int:
+    """Return when a path was written, of one that is gone its folder: s since 1970, as exact as systemctl is.
+
+    0 where there is neither, and for a time that is still to come: a clock that was wrong says nothing.
+    """
+    for place in (Path(path), Path(path).parent):
+        try:
+            found = int(place.lstat().st_mtime)
+        except OSError:
+            continue
+        return found if found <= (time.time() if now is None else now) else 0
+    return 0
+
+
+def unapplied(
+    since: Mapping[str, Sequence[str]],
+    states: Mapping[str, UnitState],
+    *,
+    age: Callable[[str], int] = time_of,
+) -> list[str]:
+    """Name the paths whose handlers a run that was broken off has not run.
+
+    Args:
+        since: by path, units that run and paths of which one would be younger had they run.
+        states: what systemd says of the units. One that does not run has nothing older.
+        age: when a path was written.
+
+    """
+    found = []
+    for path, witnesses in since.items():
+        units = [states.get(name, UnitState()) for name in witnesses if not name.startswith("/")]
+        times = [unit.since for unit in units] + [age(name) for name in witnesses if name.startswith("/")]
+        if all(unit.runs and unit.since for unit in units) and 0 < max(times, default=0) < age(path):
+            found.append(path)
+    return found
 
 
 def environment_of(process: int) -> dict[str, str]:
@@ -160,6 +217,7 @@ def plan(
     changed: Iterable[str],
     *,
     environment: Callable[[int], Mapping[str, str]] = environment_of,
+    age: Callable[[str], int] = time_of,
     held: Callable[[str], bool],
 ) -> Steps:
     """Return what has to be done.
@@ -169,6 +227,7 @@ def plan(
         states: what systemd says of them; one that it does not know is missing, or not loaded.
         changed: paths of files that this run has changed or removed (in check mode: would have).
         environment: environment of a running process, by its number.
+        age: when a path was written.
         held: whether a folder holds a file.
 
     """
@@ -196,7 +255,10 @@ def plan(
             if not state.runs:
                 # One that is ending its last job starts again after it.
                 steps.start.append(unit.name)
-            elif unit.restart != "no" and _differs(unit, state, paths, environment):
+            elif unit.restart != "no" and (
+                _differs(unit, state, paths, environment)
+                or unapplied({path: [unit.name] for path in unit.restart_on}, states, age=age)
+            ):
                 (steps.handled if unit.restart == "handler" else steps.restart).append(unit.name)
     return steps
 

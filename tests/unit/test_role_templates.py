@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+DEBIAN = {"memtotal_mb": 65536, "distribution": "Debian", "distribution_major_version": "12"}
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _plugins(root: Path) -> None:
     """Have Ansible find its own plugins, and the filters of this repository."""
@@ -75,6 +78,29 @@ def test_the_database_listens_where_it_is_told(render: Callable[..., str]) -> No
     assert found["listen_addresses"] == "'127.0.0.1, 10.0.0.1'"
     assert found["password_encryption"] == "scram-sha-256"
     assert found["lc_messages"] == "'C'", "a job reads what keeps it from connecting"
+
+
+def test_a_start_of_the_database_ends_or_begins_anew(resolve: Callable[..., Any]) -> None:
+    files = resolve("postgresql", "{{ __postgresql_files }}", ansible_facts=DEBIAN, postgresql_start_timeout=900)
+    (drop_in,) = [file["content"] for file in files if file["path"].startswith("/etc/systemd/") and "content" in file]
+    service = sections(drop_in)["Service"]
+    assert (service["TimeoutStartSec"], service["Restart"]) == ("900", "on-failure")
+
+
+@pytest.mark.parametrize(
+    ("role", "files", "witness"),
+    [
+        ("postgresql", "__postgresql_access", "postgresql@15-main.service"),
+        ("redis", "__redis_access", "redis-server.service"),
+        ("nfs_server", "__nfs_server_access", "nfs-server.service"),
+        ("nginx", "__nginx_site", "nginx.service"),
+    ],
+)
+def test_handlers_that_never_ran_are_made_up_for(
+    resolve: Callable[..., Any], role: str, files: str, witness: str
+) -> None:
+    for file in resolve(role, f"{{{{ {files} }}}}", ansible_facts=DEBIAN):
+        assert witness in file["since"], file["path"]
 
 
 def test_the_broker_keeps_its_jobs_and_has_a_password(render: Callable[..., str]) -> None:

@@ -22,6 +22,7 @@ PROGRAMS = {
         'echo "$@" >>"$CALLS"\n[ "$1" != show ] && exit\n'
         "echo Names=a.service\necho LoadState=loaded\necho ActiveState=active\necho UnitFileState=enabled\n"
         "echo MainPID=0\necho NeedDaemonReload=no\n"
+        'echo "StateChangeTimestamp=$(cat "$CALLS.since" 2>/dev/null)"\n'
     ),
 }
 
@@ -31,7 +32,7 @@ TASKS = """
     packages: [redis-server]
     files:
       - {path: "{{ folder }}", state: directory}
-      - {path: "{{ folder }}/plain", template: plain.j2, vars: {item: 1}, notify: Reload plain}
+      - {path: "{{ folder }}/plain", template: plain.j2, vars: {item: 1}, since: [a.service], notify: Reload plain}
       - {path: "{{ folder }}/secret", content: "{{ secret }}\\n", mode: "0600", secret: true, notify: [Reload secret]}
       - {path: "{{ folder }}/given", source: given}
       - {path: "{{ folder }}/left-out", content: x, when: false}
@@ -159,6 +160,20 @@ def test_a_role_on_a_host_from_its_first_run_to_a_changed_value(host: Host) -> N
     assert "RELOADED plain" in changed
     assert "RELOADED secret" not in changed
     assert host.calls() == ["restart a.service"]
+
+
+def test_handlers_that_a_broken_run_left_out_are_made_up_for(host: Host) -> None:
+    host.play()
+    host.calls()
+    for moment, told in (("2001-01-01 00:00:00", True), ("2031-01-01 00:00:00", False)):
+        (host.path / "calls.since").write_text(f"Mon {moment} UTC\n")
+        for arguments in (["--check"], []):
+            again = host.play(*arguments)
+            # The unit is restarted by the file as well (restart_on).
+            assert host.answer(again) == (told, [], ["a.service"] * told)
+            assert ("RELOADED plain" in again) is told
+            assert "RELOADED secret" not in again
+        assert host.calls() == ["restart a.service"] * told
 
 
 def test_a_module_that_fails_shows_no_secret_either(host: Host) -> None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from module_utils.host_config.units import Steps, UnitState, WantedUnit, is_unit_name, parse_show, plan, strays
+from module_utils.host_config.units import (
+    Steps,
+    UnitState,
+    WantedUnit,
+    is_unit_name,
+    moment_of,
+    parse_show,
+    plan,
+    strays,
+    time_of,
+    unapplied,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,3 +151,50 @@ def test_a_service_makes_room_for_its_socket_first() -> None:
     assert (found.stop, found.start, found.restart) == (["a.service"], ["a.socket", "a.service"], [])
     both = {"a.socket": RUNS, "a.service": RUNS}
     assert plan(wanted, both, (), environment=lambda _: {}, held=lambda _: False) == Steps()
+
+
+@pytest.mark.parametrize(
+    ("shown", "moment"), [("Sat 2026-11-28 10:00:01 UTC", 1795860001), ("", 0), ("Thu 1970-01-01 00:00:07 UTC", 7)]
+)
+def test_a_time_of_systemd_is_read(shown: str, moment: int) -> None:
+    assert moment_of(shown) == moment
+
+
+def test_what_is_gone_is_as_old_as_its_folder_and_a_time_to_come_says_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    os.utime(file, (100, 100.9))
+    assert time_of(str(file)) == 100
+    assert time_of(str(file), now=99) == 0
+    os.utime(tmp_path, (200, 200))
+    assert time_of(str(tmp_path / "gone")) == 200
+    assert time_of(str(tmp_path / "nowhere/gone")) == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "since", "restarted"),
+    [(101, 100, True), (100, 100, False), (99, 100, False), (101, 0, False)],
+)
+def test_a_restart_that_a_broken_run_left_out_is_made_up_for(written: int, since: int, restarted: bool) -> None:
+    wanted = [WantedUnit("a.service", restart_on=("/etc/a.conf",)), WantedUnit("b.service")]
+    states = dict.fromkeys(("a.service", "b.service"), replace(RUNS, since=since))
+    found = plan(wanted, states, [], age=lambda _: written, held=lambda _: False)
+    assert found.restart == ["a.service"] * restarted
+
+
+@pytest.mark.parametrize(
+    ("witnesses", "ages", "left"),
+    [
+        (["a.service"], {"/f": 101}, True),
+        (["a.service"], {"/f": 100}, False),
+        (["a.service", "/mark"], {"/f": 101, "/mark": 102}, False),
+        (["a.service", "/mark"], {"/f": 103, "/mark": 102}, True),
+        (["a.service", "/mark"], {"/f": 101}, True),
+        (["b.service"], {"/f": 101}, False),
+        (["/mark"], {"/f": 101}, False),
+        (["unknown.service"], {"/f": 101}, False),
+    ],
+)
+def test_a_file_is_older_than_what_its_handlers_did(witnesses: list[str], ages: dict[str, int], left: bool) -> None:
+    states = {"a.service": replace(RUNS, since=100), "b.service": UnitState(loaded=True, since=50)}
+    assert unapplied({"/f": witnesses}, states, age=lambda path: ages.get(path, 0)) == ["/f"] * left
