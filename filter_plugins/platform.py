@@ -1,4 +1,4 @@
-"""Filters of the platform: Jinja access to module_utils/platform_capacity.py, platform_version.py and gpu_partition."""
+"""Filters of the platform: Jinja access to platform_*.py and gpu_partition of module_utils."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 try:
-    from ansible.module_utils import platform_capacity, platform_tree, platform_version
+    from ansible.module_utils import platform_capacity, platform_restore, platform_tree, platform_version
     from ansible.module_utils.gpu_partition import cards as gpu
     from ansible.module_utils.gpu_partition import report, workers
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_capacity, platform_tree, platform_version
+    from ansible.module_utils import platform_capacity, platform_restore, platform_tree, platform_version
     from ansible.module_utils.gpu_partition import cards as gpu
     from ansible.module_utils.gpu_partition import report, workers
 
@@ -125,6 +125,19 @@ def breaking_changes(note: str, deployed: bool, version: str, read: str = "") ->
     return list(platform_version.refusals(noted, int(version), names))
 
 
+def restore_line(info: Sequence[Mapping[str, Any]], wanted: str | int) -> int:
+    """Return the number of the timeline that a restore follows, of a number or ``latest``."""
+    try:
+        return platform_restore.newest_timeline(info) if wanted == "latest" else int(wanted)
+    except ValueError as error:
+        raise AnsibleFilterError(f"restore_timeline is {wanted}: write a number, or latest") from error
+
+
+def restore_set(info: Sequence[Mapping[str, Any]], timeline: int, moment: int, history: str) -> dict[str, str]:
+    """Return the ``label`` of the backup that a restore begins with, or a ``refusal``: platform_restore.choose."""
+    return asdict(platform_restore.choose(info, timeline, moment, history))
+
+
 class FilterModule:
     """Names under which Jinja finds the filters."""
 
@@ -137,6 +150,8 @@ class FilterModule:
             "gpu_report": gpu_report,
             "gpu_workers": gpu_workers,
             "host_units": host_units,
+            "restore_line": restore_line,
+            "restore_set": restore_set,
             "tree_entries": platform_tree.entries,
             "tree_files": tree_files,
             "tree_id": platform_tree.content_id,

@@ -35,6 +35,8 @@ def test_names(filters: ModuleType) -> None:
         "gpu_report",
         "gpu_workers",
         "host_units",
+        "restore_line",
+        "restore_set",
         "tree_entries",
         "tree_files",
         "tree_id",
