@@ -91,6 +91,9 @@ def fetch(archive: Path, checksum: str, release: Path) -> None:
         ArchiveError: it is no file, or not what the build host packed, or tar failed.
 
     """
+    if not release.parent.exists():
+        release.parent.mkdir(parents=True)
+        release.parent.chmod(0o755)
     # A pipe there would else be waited for.
     handle = os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as shared, tempfile.TemporaryFile(dir=release.parent) as own:
