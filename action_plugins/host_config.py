@@ -63,6 +63,7 @@ _FILE = {
     **dict.fromkeys(("target", "owner", "group", "replaces", "validate"), _TEXT),
     "mode": _RAW_TEXT,
     "command": _LIST,
+    "valid": _LIST,
     "since": _LIST,
     "secret": _SWITCH,
     "once": _SWITCH,

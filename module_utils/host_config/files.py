@@ -50,10 +50,11 @@ class WantedFile:
         path: absolute.
         state: ``file``, ``directory``, ``link``, ``absent``; ``line``: a file that has ``content`` as a line;
             ``without``: a file that, where it is there, has no line that ``replaces`` finds; ``made``: a file that
-            ``command`` makes where it is missing.
+            ``command`` makes where it is missing, or valid no more.
         content: text of a file; of a line without its end.
         replaces: text of lines that a line takes the place of; for ``without``, a regular expression.
         command: words of the command that makes the file.
+        valid: words of a command that ends with 0 while what was made is valid; it changes nothing.
         target: where a link points to.
         owner: name or number. Default: root; for a line, that of the file.
         group: name or number. Default: root; for a line, that of the file.
@@ -73,6 +74,7 @@ class WantedFile:
     content: str = ""
     replaces: str = ""
     command: Sequence[str] = ()
+    valid: Sequence[str] = ()
     target: str = ""
     owner: str = ""
     group: str = ""
@@ -286,13 +288,12 @@ def _made(wanted: WantedFile, check: bool, run: Run) -> Change | None:
     numbers = _numbers(wanted, check)
     if found is not None and not stat.S_ISREG(found.st_mode):
         raise FileError(f"{wanted.path} is no file, and one is wanted there")
-    notes = _rights(wanted, found, numbers)
-    if found is not None and not notes:
+    wrong = found is None or (bool(wanted.valid) and run(list(wanted.valid))[0] != 0)
+    notes = [f"made by {wanted.command[0]}"] if wrong else _rights(wanted, found, numbers)
+    if not notes:
         return None
-    if found is None:
-        notes = [f"made by {wanted.command[0]}"]
     if not check:
-        if found is None:
+        if wrong:
             status, output, errors = run(list(wanted.command))
             if status != 0:
                 raise FileError(f"{wanted.path} is not made: {wanted.command[0]} says {(errors or output).strip()}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from configparser import ConfigParser
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +103,66 @@ def test_handlers_that_never_ran_are_made_up_for(
 ) -> None:
     for file in resolve(role, f"{{{{ {files} }}}}", ansible_facts=DEBIAN):
         assert witness in file["since"], file["path"]
+
+
+def run(words: list[str]) -> int:
+    return subprocess.run(words, check=False, capture_output=True).returncode
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+def test_a_self_signed_certificate_is_made_anew_for_other_names_and_before_its_end(
+    resolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+
+    def wanted(*names: str) -> dict[str, Any]:
+        given = {
+            "nginx_server_name": names[0],
+            "nginx_server_aliases": list(names[1:]),
+            "__nginx_tls_folder": str(tmp_path),
+        }
+        (file,) = resolve("nginx", "{{ __nginx_self_signed }}", **given)
+        return dict(file)
+
+    site = wanted("htr.example.org", "10.0.0.1")
+    assert run(site["valid"]) != 0, "there is none"
+    assert run(site["command"]) == 0
+    assert run(site["valid"]) == 0
+    assert run(wanted("htr.example.org", "10.0.0.2")["valid"]) != 0
+    assert run(wanted("other.example.org", "10.0.0.1")["valid"]) != 0
+    old = [word.replace("-days 825", "-days 29").replace("rsa:3072", "rsa:2048") for word in site["command"]]
+    assert run(old) == 0
+    assert run(site["valid"]) != 0, "it ends within 30 days"
+    assert run(site["command"]) == 0
+    assert run(["openssl", "genrsa", "-out", str(key), "2048"]) == 0
+    assert run(site["valid"]) != 0, "the run was broken off between the two"
+    request = [
+        "openssl",
+        "x509",
+        "-in",
+        str(certificate),
+        "-x509toreq",
+        "-signkey",
+        str(key),
+        "-out",
+        f"{tmp_path}/request",
+    ]
+    assert run(request) == 0
+    authority = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-subj", "/CN=Authority"]
+    assert run([*authority, "-keyout", f"{tmp_path}/ca.key", "-out", f"{tmp_path}/ca"]) == 0
+    signed = [
+        "openssl",
+        "x509",
+        "-req",
+        "-in",
+        f"{tmp_path}/request",
+        "-CA",
+        f"{tmp_path}/ca",
+        "-CAkey",
+        f"{tmp_path}/ca.key",
+    ]
+    assert run([*signed, "-days", "1", "-out", str(certificate)]) == 0
+    assert run(site["valid"]) == 0, "that of an authority is not ours to replace"
 
 
 def test_the_broker_keeps_its_jobs_and_has_a_password(render: Callable[..., str]) -> None:

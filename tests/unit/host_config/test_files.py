@@ -176,6 +176,19 @@ def test_what_is_made_once_stays(tmp_path: Path) -> None:
     assert path.read_text() == "of a person\n"
 
 
+def test_what_is_valid_no_more_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    make = ["sh", "-c", f"echo new > {path}"]
+    key = wanted(path, state="made", command=make, valid=["grep", "-q", "new", str(path)])
+    assert len(apply(key)) == 1
+    assert apply(key) == []
+    path.write_text("old\n")
+    assert len(apply(key, check=True)) == 1
+    assert path.read_text() == "old\n"
+    assert [change.notes for change in apply(key)] == [["made by sh"]]
+    assert (path.read_text(), mode(path)) == ("new\n", "0600")
+
+
 def test_a_command_that_fails_says_why(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="is not made: sh says no entropy"):
         apply(wanted(tmp_path / "key", state="made", command=["sh", "-c", "echo no entropy >&2; exit 1"]))
