@@ -94,10 +94,11 @@ def test_a_site_that_names_no_version_goes_by_what_runs(site: Site) -> None:
     assert "RELEASE old-1 old" in site.run("--limit", "node2")
 
 
-def test_no_worker_starts_beside_a_migration(site: Site) -> None:
+@pytest.mark.parametrize("reason", ["migration", "restore"])
+def test_no_worker_starts_beside_a_migration_or_a_restore(site: Site, reason: str) -> None:
     site.runs("old-1", "old")
     (site.folder / "etc/escriptorium/drained").mkdir()
-    (site.folder / "etc/escriptorium/drained/migration").write_text("while the database migrates\n")
+    (site.folder / "etc/escriptorium/drained" / reason).touch()
     shown = site.run("--limit", "node2")
-    assert "a run that migrated it was broken off. Repeat playbooks/upgrade.yml" in shown
+    assert "a run that did so was broken off. Repeat that first: playbooks/upgrade.yml" in shown
     assert "RELEASE" not in shown

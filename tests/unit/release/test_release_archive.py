@@ -27,7 +27,7 @@ class Site:
         self.release = folder / "build/1-a"
         self.archive = folder / "shared/1-a.tar.zst"
         self.copy = folder / "host/1-a"
-        for path in (self.release, self.archive.parent, self.copy.parent.parent):
+        for path in (self.release, self.archive.parent):
             path.mkdir(parents=True)
         (self.release / "program").write_text("good\n")
         os.chown(self.archive.parent, *OWNER)
