@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import Database, Inventory, Site, play, unit_states, wait_for
+from support import Database, Inventory, Site, break_off, play, unit_states, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,6 +183,48 @@ def test_rows_of_a_moment_come_back_and_no_others(
     document, parts = site.api.document("after the restore")
     site.api.segment(document, parts)
     database.finished(document, "core.tasks.segment")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("stage", "blow"),
+    [
+        ("Stop timers, web application and workers", signal.SIGKILL),
+        ("Restore the files of the database", signal.SIGINT),
+        ("Wait for the restored database", signal.SIGKILL),
+        ("Start what this host is meant to run", signal.SIGINT),
+    ],
+)
+def test_a_restore_is_finished_wherever_it_was_broken_off(
+    inventory: Inventory, connect: Callable[[str], Any], database: Database, stage: str, blow: signal.Signals
+) -> None:
+    before = projects(database)
+    confirmed = ("-e", f"restore_overwrite=escriptorium@{inventory.frontend}")
+    break_off(inventory, "playbooks/restore.yml", *confirmed, task=stage, blow=blow)
+    frontend = connect(inventory.frontend)
+    if not stage.startswith("Start "):
+        frontend.run("systemctl start escriptorium-web.socket escriptorium-web.service")
+        assert not frontend.service("escriptorium-web.socket").is_running, "as at a boot: the database is half restored"
+    # What it has started on the host goes on there, and would be in the way.
+    wait_for("the end of pgBackRest", lambda: frontend.run("pgrep -x pgbackrest").rc != 0, timeout=120)
+    play(inventory, "playbooks/restore.yml")
+    assert projects(database) == before
+    assert not frontend.file("/etc/escriptorium/drained/restore").exists
+
+
+@pytest.mark.fault
+def test_a_timeline_comes_back_after_the_next_backup(
+    inventory: Inventory, site: Site, database: Database, frontend: Any
+) -> None:
+    """The newest backup is of the timeline that came after it."""
+    confirmed = ("-e", f"restore_overwrite=escriptorium@{inventory.frontend}")
+    site.api.document("on the timeline that is left")
+    left = projects(database)
+    line = frontend.check_output("runuser -u postgres -- psql -XAtc 'SELECT timeline_id FROM pg_control_checkpoint()'")
+    play(inventory, "playbooks/restore.yml", *confirmed)
+    play(inventory, "playbooks/back-up.yml", "-e", "back_up_type=full")
+    play(inventory, "playbooks/restore.yml", *confirmed, "-e", f"restore_timeline={line}")
+    assert projects(database) == left
 
 
 def test_changes_after_a_restore_reach_the_backups(inventory: Inventory, frontend: Any, storage: Any) -> None:

@@ -8,6 +8,7 @@ the end the scenario's own runs again.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -27,6 +28,7 @@ from support import (
     Inventory,
     PlayRun,
     Site,
+    break_off,
     play,
     starts,
     wait_for,
@@ -448,3 +450,83 @@ def test_migrations_are_taken_back_where_nothing_is_lost(
     assert_nothing_lost(back)
     assert not database.rows("SELECT 1 AS row FROM django_migrations WHERE name = '0005_bound'")
     assert play(inventory, "playbooks/deploy-application.yml").changed == []
+
+
+INTERRUPT, KILL = signal.SIGINT, signal.SIGKILL
+#: Where upgrade.yml is broken off, and where the way back from what it did is: the first task of each stage.
+BROKEN_OFF = [
+    ("Keep workers from starting", KILL, "Keep workers from starting", INTERRUPT),
+    ("Wait for the requests that have begun", INTERRUPT, "Wait for the requests that have begun", KILL),
+    (
+        "Note from which release to which the site goes, and when",
+        KILL,
+        "Take the migrations of each application back",
+        KILL,
+    ),
+    (
+        "Let jobs start again with the workers of the release",
+        INTERRUPT,
+        "Remember that the site was taken back",
+        INTERRUPT,
+    ),
+    ("Ask eScriptorium to prepare its site", KILL, "Make the release before the current one", KILL),
+    ("Run the web processes and the timers", INTERRUPT, "Let its web processes answer", INTERRUPT),
+    ("Run the workers", KILL, "Run the workers", KILL),
+    ("Ask the workers of this host", INTERRUPT, "Ask the workers of this host", INTERRUPT),
+]
+
+
+def applied(database: Database) -> bool:
+    return bool(database.rows("SELECT 1 AS row FROM django_migrations WHERE name = '0005_bound'"))
+
+
+def assert_nothing_runs_on_the_wrong_release(
+    inventory: Inventory, database: Database, connect: Callable[[str], Any], own: str
+) -> None:
+    """Beside a migration that the release before cannot live with, none of its processes takes anything."""
+    if not applied(database):
+        return
+    frontend = connect(inventory.frontend)
+    process = frontend.check_output("systemctl show --property=MainPID --value escriptorium-web.service")
+    if own[:12] in folder_of(frontend, "escriptorium-web.service"):
+        assert frontend.file("/run/escriptorium/paused").content_string.strip() == process
+    for name in inventory.compute:
+        host = connect(name)
+        units = host.check_output("systemctl list-units --plain --no-legend --state=active 'escriptorium-worker@*'")
+        running = [line.split()[0] for line in units.splitlines()]
+        assert [unit for unit in running if own[:12] in folder_of(host, unit)] == []
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("stage", "blow", "stage_back", "blow_back"), BROKEN_OFF)
+def test_an_upgrade_and_its_way_back_are_finished_wherever_they_were_broken_off(  # noqa: PLR0917 - fixtures
+    site: Site,
+    database: Database,
+    inventory: Inventory,
+    connect: Callable[[str], Any],
+    releases: Releases,
+    stage: str,
+    blow: signal.Signals,
+    stage_back: str,
+    blow_back: signal.Signals,
+) -> None:
+    arguments = releases.arguments(releases.bound, pause_jobs="yes")
+    break_off(inventory, "playbooks/upgrade.yml", *arguments, task=stage, blow=blow)
+    assert_nothing_runs_on_the_wrong_release(inventory, database, connect, releases.own)
+    with Load(site) as load:
+        play(inventory, "playbooks/upgrade.yml", *arguments)
+    assert load.failures() == []
+    assert shown(site) == "bound"
+    assert applied(database)
+
+    pause = ("--extra-vars", "pause_jobs=yes")
+    break_off(inventory, "playbooks/roll-back.yml", *pause, task=stage_back, blow=blow_back)
+    assert_nothing_runs_on_the_wrong_release(inventory, database, connect, releases.own)
+    with Load(site) as load:
+        play(inventory, "playbooks/roll-back.yml", *pause)
+    assert load.failures() == []
+    assert shown(site) == "own"
+    assert not applied(database)
+    document, parts = site.api.document(f"after a way back that was broken off at {stage_back}")
+    site.api.segment(document, parts)
+    assert database.finished(document, SEGMENTATION)["workflow_state"] == DONE
