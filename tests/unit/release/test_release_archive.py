@@ -121,7 +121,7 @@ def test_an_archive_that_is_exchanged_after_it_was_checked_is_not_unpacked(
 @pytest.mark.parametrize("kind", ["pipe", "link", "other"])
 def test_what_is_no_archive_of_the_build_host_is_refused_and_nothing_waits(site: Site, kind: str) -> None:
     packed = site.pack()
-    site.copy.mkdir()
+    site.copy.mkdir(parents=True)
     if kind == "other":
         site.swap()
     else:
