@@ -24,6 +24,8 @@ from application_bench import ADMIN, PASSWORD, ROOT, START, kill_job, start_redi
 from client import CANCELED, CRASHED, FINISHED, RUNNING, Account, Client, Json, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from application_bench import Bench
 
 SAMPLES = ROOT / "tests" / "acceptance" / "samples"
@@ -141,27 +143,53 @@ def test_prepare_site_collects_again_when_files_differ(bench: Bench, prepared: l
     assert sorted(bench.folder.glob("static*")) == [static]
 
 
-def test_two_at_once_are_refused(bench: Bench, prepared: list[str]) -> None:
-    assert prepared
-    code = (
-        "import time; from django.db import connection; from escriptorium_cluster.management.commands.prepare_site "
-        "import LOCK_NUMBER; connection.cursor().execute('SELECT pg_advisory_lock(%s)', [LOCK_NUMBER]); "
-        "print('locked', flush=True); time.sleep(300)"
-    )
-    with subprocess.Popen(
-        [str(bench.venv / "bin" / "python"), "manage.py", "shell", "--command", code],
+def manage(bench: Bench, *words: str) -> subprocess.Popen[str]:
+    """Start manage.py; its output is read by the caller."""
+    return subprocess.Popen(
+        [str(bench.venv / "bin" / "python"), "manage.py", *words],
         cwd=bench.tree / "app",
         env=bench.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    ) as other:
+    )
+
+
+@pytest.fixture
+def migrating(bench: Bench, prepared: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that migrates, as far as others can tell."""
+    assert prepared
+    code = (
+        "import time; from django.db import connection; from escriptorium_cluster.site_request "
+        "import LOCK_NUMBER; connection.cursor().execute('SELECT pg_advisory_lock(%s)', [LOCK_NUMBER]); "
+        "print('locked', flush=True); time.sleep(300)"
+    )
+    with manage(bench, "shell", "--command", code) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
-        result = bench.python("manage.py", "prepare_site", given=json.dumps(ADMIN))
+        yield other
         other.kill()
+
+
+def test_two_at_once_are_refused(bench: Bench, migrating: subprocess.Popen[str]) -> None:
+    assert migrating.poll() is None
+    result = bench.python("manage.py", "prepare_site", given=json.dumps(ADMIN))
     assert result.returncode == 1
     assert "another prepare_site is running" in result.stderr
+
+
+def test_a_repeated_upgrade_waits_for_the_migrations_of_the_one_before(
+    bench: Bench, migrating: subprocess.Popen[str]
+) -> None:
+    with manage(bench, "check_release") as look, manage(bench, "migrate_site") as migrate:
+        for process in (look, migrate):
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(timeout=4)
+        migrating.kill()
+        found = json.loads(look.communicate(timeout=120)[0].splitlines()[-1])
+        assert (found["missing"], found["unknown"], found["harms"]) == ([], [], [])
+        assert "No migrations to apply" in migrate.communicate(timeout=120)[0]
+        assert (look.returncode, migrate.returncode) == (0, 0)
 
 
 def test_effective_settings(bench: Bench, prepared: list[str]) -> None:
