@@ -59,6 +59,7 @@ def test_the_tripwire_records_a_contact(run_playbook: RunPlaybook, tmp_path: Pat
     """Proof that the tests above would notice a connection."""
     result = run_playbook(EXAMPLES / "network_too_wide" / "hosts.yml", "check-facts.yml")
     assert result.returncode == 2, result.stdout
+    assert "UNREACHABLE" in result.stdout
     assert "192.0.2.1" in (tmp_path / "contacted").read_text()
 
 
