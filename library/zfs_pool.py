@@ -11,7 +11,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.zfs_pool.declaration import parse_pool
 from ansible.module_utils.zfs_pool.devices import BLKID, LSBLK, Devices, parse_lsblk, parse_probe
 from ansible.module_utils.zfs_pool.plan import plan
-from ansible.module_utils.zfs_pool.record import CACHEFILE, Record, RecordError, read_record, write_record
+from ansible.module_utils.zfs_pool.record import (
+    CACHEFILE,
+    Record,
+    RecordError,
+    parse_cached,
+    read_record,
+    write_record,
+)
 from ansible.module_utils.zfs_pool.status import (
     GET,
     IMPORTABLE,
@@ -227,8 +234,8 @@ class Host:
         except RecordError as error:
             self.module.fail_json(msg=f"{error}. Look at zpool status and zpool import, then remove the file")
         if found is None and self.has_zfs and Path(CACHEFILE).exists():
-            _, output, _ = self.run((*IMPORTABLE, "-c", CACHEFILE))
-            guid = next((pool.guid for pool in parse_importable(output) if pool.name == name), None)
+            _, output, _ = self.run(("zdb", "-C", "-U", CACHEFILE))
+            guid = parse_cached(output).get(name)
             found = Record(name, guid, file=CACHEFILE) if guid is not None else None
         return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "/var/lib/zfs-pool"
 CACHEFILE: Final = "/etc/zfs/zpool.cache"
+
+
+#: A pool in what ``zdb -C`` shows: its name, and on the same level its number.
+_CACHED: Final = re.compile(r"^    name: '(?P<name>[^']+)'\n(?:    .*\n)*?    pool_guid: (?P<guid>\d+)$", re.MULTILINE)
 
 
 class RecordError(ValueError):
@@ -75,6 +80,11 @@ def record_of(pool: PoolStatus, members: Members) -> Record:
     vdevs = (*pool.data, *pool.special, *pool.dedup)
     seen = tuple(SeenVdev(vdev.role, kind_of(vdev), members.names(vdev)) for vdev in vdevs)
     return Record(pool.name, pool.guid, seen, str(path_of(pool.name)))
+
+
+def parse_cached(output: str) -> dict[str, int]:
+    """Return the numbers of pools by their names, from ``zdb -C -U CACHEFILE``, which needs none of their disks."""
+    return {found["name"]: int(found["guid"]) for found in _CACHED.finditer(output)}
 
 
 def read_record(pool: str, folder: str = FOLDER) -> Record | None:

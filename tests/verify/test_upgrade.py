@@ -197,8 +197,10 @@ def train(api: Api, database: Database, model: str) -> int:
 
 
 def folder_of(host: Any, unit: str) -> str:
-    """Folder of the release that a unit's main process runs from."""
+    """Folder of the release that a unit's main process runs from; empty while it has none."""
     process = host.check_output("systemctl show --property=MainPID --value %s", unit)
+    if process == "0":
+        return ""
     return str(host.check_output("readlink /proc/%s/cwd", process)).rsplit("/", 1)[0]
 
 

@@ -12,7 +12,11 @@ from module_utils.zfs_pool.record import Record, RecordError
 if TYPE_CHECKING:
     from pathlib import Path
 
-LISTING = "   pool: other\n     id: 5\n  state: ONLINE\n\n   pool: tank\n     id: 77\n  state: UNAVAIL\n"
+CACHED = "".join(
+    f"{name}:\n    version: 5000\n    name: '{name}'\n    state: 0\n    pool_guid: {guid}\n    vdev_tree:\n"
+    f"        type: 'root'\n        guid: {guid}\n        children[0]:\n            guid: 9\n"
+    for name, guid in (("other", 5), ("tank", 77))
+)
 
 
 class RefusedError(Exception):
@@ -32,7 +36,7 @@ class Module:
 
     def run_command(self, command: list[str], **_: Any) -> tuple[int, str, str]:
         self.commands.append(command)
-        return 0, LISTING, ""
+        return 0, CACHED, ""
 
     def fail_json(self, msg: str, **_: Any) -> None:
         raise RefusedError(msg)
@@ -54,7 +58,7 @@ def test_a_host_without_a_file_is_asked_what_zfs_remembers(cachefile: Path) -> N
     found = zfs_pool.Host(module).recall("tank")
     assert found is not None
     assert (found.guid, found.file) == (77, str(cachefile))
-    assert module.commands == [["zpool", "import", "-c", str(cachefile)]]
+    assert module.commands == [["zdb", "-C", "-U", str(cachefile)]]
     assert zfs_pool.Host(module).recall("unknown") is None
 
 
