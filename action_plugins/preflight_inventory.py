@@ -1,9 +1,11 @@
-"""Action `preflight_inventory`: refuse a wrong inventory, all problems at once, without contacting any host.
+"""Action `preflight_inventory`: refuse a wrong inventory and a wrong ``-e``, all problems at once, contacting no host.
 
-Takes ``secrets``: ``required`` refuses an inventory without its secrets, ``generated`` lets the next play make them.
+Takes ``secrets``: ``required`` refuses an inventory without its secrets, ``generated`` lets the next play make them;
+``needs``: a pattern of hosts that ``--limit`` must not leave out; ``checked``: true checks the limit alone.
 
 Reads only what the operator wrote (inventory, its group_vars and host_vars, ``-e``), so that the values which this
-repository derives from it are not mistaken for the operator's own. The rules are in module_utils/platform_inventory.py.
+repository derives from it are not mistaken for the operator's own. The rules are in module_utils/platform_inventory.py
+and platform_playbooks.py.
 """
 
 from __future__ import annotations
@@ -13,19 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
+from ansible import context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.inventory.manager import InventoryManager
 from ansible.plugins.action import ActionBase
+from ansible.utils.vars import load_extra_vars
 from ansible.vars.manager import VariableManager
 
 ROOT = Path(__file__).resolve().parent.parent
 
 try:
-    from ansible.module_utils import platform_inventory, platform_problems, platform_queues, platform_variables
+    from ansible.module_utils import (
+        platform_inventory,
+        platform_playbooks,
+        platform_problems,
+        platform_queues,
+        platform_variables,
+    )
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-    from ansible.module_utils import platform_inventory, platform_problems, platform_queues, platform_variables
+    from ansible.module_utils import (
+        platform_inventory,
+        platform_playbooks,
+        platform_problems,
+        platform_queues,
+        platform_variables,
+    )
 
 # Variables that Ansible itself adds to those of a host.
 MAGIC_NAMES = frozenset(
@@ -81,6 +97,14 @@ def plain(value: Any) -> Any:
         return platform_problems.UNRESOLVED
 
 
+def playbooks_of_run() -> list[str] | None:
+    """Names of the playbooks that were called; None where one is not of this repository, and may import any that is."""
+    paths = [Path(argument).resolve() for argument in context.CLIARGS.get("args") or ()]
+    if all(path == ROOT / "site.yml" or path.parent == ROOT / "playbooks" for path in paths):
+        return [path.stem for path in paths]
+    return None
+
+
 class OperatorVariables:
     """Variables that the operator wrote, for each host, with templates resolved as far as that needs no facts."""
 
@@ -90,6 +114,7 @@ class OperatorVariables:
         self._manager = VariableManager(loader=loader, inventory=self._inventory)
         # Without this, group_vars beside the playbook (what the repository derives) would be mixed in.
         self._manager.safe_basedir = False
+        self.given = {str(name): plain(value) for name, value in load_extra_vars(loader).items()}
 
     def _resolve(self, host: str, name: str) -> Any:
         try:
@@ -109,6 +134,11 @@ class OperatorVariables:
             )
         return found
 
+    def present(self, pattern: str) -> list[str]:
+        """Hosts of a pattern that have not left the platform, sorted, whatever ``--limit`` is."""
+        hosts = [str(host) for host in self._inventory.get_hosts(pattern)] if pattern else []
+        return sorted(host for host in hosts if self.of(host).get("compute_state") != "absent")
+
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     """Runs on the control machine only."""
@@ -121,35 +151,62 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         _, arguments = self.validate_argument_spec(
-            argument_spec={"secrets": {"type": "str", "choices": ["required", "generated"], "default": "required"}}
+            argument_spec={
+                "secrets": {"type": "str", "choices": ["required", "generated"], "default": "required"},
+                "needs": {"type": "str", "default": ""},
+                "checked": {"type": "bool", "default": False},
+            }
         )
+        operator = OperatorVariables(variables["ansible_inventory_sources"], variables["hostvars"], self._loader)
+        result["changed"] = False
+        if not arguments["checked"]:
+            result |= self._check(operator, variables, secrets_required=arguments["secrets"] == "required")
+        if not result.get("failed"):
+            result |= self._check_limit(operator.present(arguments["needs"]), variables["ansible_play_hosts_all"])
+        return result
 
+    def _check(self, operator: OperatorVariables, variables: Mapping[str, Any], *, secrets_required: bool) -> dict[str, Any]:
+        """What is wrong with inventory and ``-e``, or what is worth a warning."""
         try:
             catalogue = platform_variables.load_catalogue(ROOT)
+            run = platform_playbooks.run_of(playbooks_of_run(), ROOT)
         except platform_variables.CatalogueError as error:
             raise AnsibleActionFail(f"this repository cannot be read: {error}") from error
 
-        operator = OperatorVariables(variables["ansible_inventory_sources"], variables["hostvars"], self._loader)
         groups = {str(name): tuple(map(str, hosts)) for name, hosts in variables["groups"].items()}
-        inventory = platform_problems.Inventory(groups, {host: operator.of(host) for host in groups.get("all", ())})
-        problems = platform_inventory.check_inventory(
-            inventory, catalogue, secrets_required=arguments["secrets"] == "required"
+        own = {
+            name for name in operator.given if not platform_playbooks.belongs_to_hosts(name, run, catalogue)
+        }
+        inventory = platform_problems.Inventory(
+            groups,
+            {
+                host: {name: value for name, value in operator.of(host).items() if name not in own}
+                for host in groups.get("all", ())
+            },
         )
-
-        result["changed"] = False
+        given = platform_playbooks.check_given(operator.given, run, catalogue)
+        problems = given + platform_inventory.check_inventory(inventory, catalogue, secrets_required=secrets_required)
         if problems:
-            result["failed"] = True
-            result["msg"] = (
-                f"The inventory has {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed below. "
-                "No host was contacted."
-            )
-            result["problems"] = platform_inventory.report(problems)
-        else:
-            result["msg"] = (
-                f"The inventory is sound: {len(inventory.hosts)} host{'s' if len(inventory.hosts) > 1 else ''}."
-            )
-            result["warnings"] = [
+            count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+            return {
+                "failed": True,
+                "msg": f"{'This run' if given else 'The inventory'} has {count}, listed below. No host was contacted.",
+                "problems": platform_inventory.report(problems),
+            }
+        return {
+            "msg": f"The inventory is sound: {len(inventory.hosts)} host{'s' if len(inventory.hosts) > 1 else ''}.",
+            "warnings": [
                 f"Jobs of the queue {queue} wait: each host that takes them is drained ({', '.join(hosts)})."
                 for queue, hosts in platform_queues.resting_queues(inventory, catalogue).items()
-            ]
-        return result
+            ],
+        }
+
+    def _check_limit(self, needed: list[str], hosts: list[str]) -> dict[str, Any]:
+        missing = sorted(set(needed) - set(hosts))
+        if not missing:
+            return {}
+        return {
+            "failed": True,
+            "msg": f"Nothing was changed: this run needs {', '.join(needed)}, and --limit leaves out "
+            f"{', '.join(missing)}. Repeat it without --limit.",
+        }

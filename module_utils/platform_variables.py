@@ -281,56 +281,10 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         example={"frontend": 4000, "storage": 1500, "compute": 8000},
     ),
     Variable(
-        "breaking_change_read",
-        "str",
-        "Names of the breaking changes of this repository that the operator has seen to, with commas between them. "
-        "Given with -e, for one run.",
-        example="segmentation-queue",
-        default="",
-        has_default=True,
-    ),
-    Variable(
-        "pause_jobs",
-        "str",
-        "Of upgrade.yml and roll-back.yml, where jobs of the release before cannot go on beside a migration: yes lets "
-        "them end first, no takes the risk, ask ends the run. Given with -e, for one run.",
-        example="yes",
-        choices=("ask", "yes", "no"),
-        default="ask",
-        has_default=True,
-    ),
-    Variable(
-        "pause_timeout",
-        "str",
-        "Seconds that running jobs have to end where pause_jobs is yes; the upgrade is given up then. -1: as long as "
-        "they take. Given with -e, for one run.",
-        example="3600",
-        default="-1",
-        has_default=True,
-    ),
-    Variable(
-        "upgrade_again",
-        "str",
-        "yes: upgrade.yml takes a release that was rolled back. Given with -e, for one run.",
-        example="yes",
-        choices=("yes", "no"),
-        default="no",
-        has_default=True,
-    ),
-    Variable(
-        "upgrade_until",
-        "str",
-        "check: upgrade.yml builds and checks the release, and changes nothing over. Given with -e, for one run.",
-        example="check",
-        choices=("check", "end"),
-        default="end",
-        has_default=True,
-    ),
-    Variable(
         "preflight_secrets",
         "str",
-        "What preflight does about missing secrets: required (refuse) or generated (the next playbook makes them). "
-        "Set by site.yml.",
+        "What the beginning of a run does about missing secrets: required (refuse) or generated (go on: the next "
+        "playbook makes them, or this one needs none). Set by playbooks.",
         example="required",
         choices=("required", "generated"),
         default="required",
@@ -458,6 +412,18 @@ def role_options(role: Path) -> dict[str, dict[str, Any]]:
         for name, spec in ((entry or {}).get("options") or {}).items():
             found.setdefault(str(name), dict(spec or {}))
     return found
+
+
+def playbook_options(root: Path) -> dict[str, dict[str, Variable]]:
+    """What each playbook takes with ``-e``, by playbook and name; a playbook that takes nothing has no entry."""
+    content = read_yaml(root / "playbooks" / "meta" / "argument_specs.yml") or {}
+    return {
+        str(playbook): {
+            str(name): _from_spec(str(name), spec or {}, f"{playbook}.yml")
+            for name, spec in (entry.get("options") or {}).items()
+        }
+        for playbook, entry in (content.get("argument_specs") or {}).items()
+    }
 
 
 def role_defaults(role: Path) -> dict[str, Any]:

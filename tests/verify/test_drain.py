@@ -171,7 +171,7 @@ def test_jobs_that_run_too_long_end_with_a_reason(
         ("drain_reason=none", "Say which host"),
         ("host=nobody", "nobody is no compute host"),
         ("host=frontend", "frontend is no compute host"),
-        ("host=compute1 drain_then=kill", "drain_then is none of: wait, requeue, stop"),
+        ("host=compute1 drain_then=kill", "drain_then: found 'kill', wanted one of wait, requeue, stop"),
     ],
 )
 def test_what_is_not_clear_is_refused(inventory: Inventory, arguments: str, said: str) -> None:

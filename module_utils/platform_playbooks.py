@@ -1,0 +1,87 @@
+"""What an operator may give a playbook with ``-e``, beside the variables of an inventory.
+
+Declared in playbooks/meta/argument_specs.yml: an entry for each playbook that takes any. No Ansible import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from .platform_inventory import rule_sizes, rule_types
+from .platform_problems import UNRESOLVED, Inventory, Problem, did_you_mean
+from .platform_variables import Catalogue, Variable, contains_template, playbook_options
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIVEN: Final = "-e"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run takes: the variables of its playbooks, and which other playbooks take a name."""
+
+    options: Mapping[str, Variable]
+    elsewhere: Mapping[str, tuple[str, ...]]
+
+
+def run_of(playbooks: Iterable[str] | None, root: Path) -> Run:
+    """Return what a run of these playbooks takes; None where it is one of the site's own, which may import any.
+
+    Raises CatalogueError where the declarations cannot be read.
+    """
+    declared = playbook_options(root)
+    wanted = set(declared if playbooks is None else playbooks)
+    elsewhere: dict[str, tuple[str, ...]] = {}
+    for playbook, options in declared.items():
+        for name in options:
+            elsewhere[name] = (*elsewhere.get(name, ()), f"{playbook}.yml")
+    own = {name: option for playbook in declared if playbook in wanted for name, option in declared[playbook].items()}
+    return Run(own, elsewhere)
+
+
+def belongs_to_hosts(name: str, run: Run, catalogue: Catalogue) -> bool:
+    """Return True for a value of the inventory that ``-e`` replaces for one run: the inventory's own rules check it."""
+    return name not in run.options and name not in catalogue.derived and catalogue.is_known(name)
+
+
+def check_given(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> list[Problem]:
+    """All problems of what ``-e`` gives a run, but those of values of the inventory; empty where there is none."""
+    return [*_names(given, run, catalogue), *_values(given, run, catalogue)]
+
+
+def _names(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> Iterator[Problem]:
+    """Ansible ignores a misspelt name silently: a restore would go to another moment than the one that was meant."""
+    for name in given:
+        if name in run.options or belongs_to_hosts(name, run, catalogue):
+            continue
+        if name in catalogue.derived:
+            mend = " or ".join(f"set {source} instead" for source in catalogue.sources.get(name, ())[:1])
+            yield Problem(GIVEN, name, "a value", f"none: it is derived in {catalogue.derived[name]}", mend or "take it out")
+        else:
+            yield Problem(GIVEN, name, "an unknown variable", "a variable of this run", _meant(name, run, catalogue))
+
+
+def _meant(name: str, run: Run, catalogue: Catalogue) -> str:
+    if name in run.elsewhere:
+        return f"take it out: it is a variable of {', '.join(run.elsewhere[name])}"
+    near = did_you_mean(name, run.options) or did_you_mean(name, catalogue.variables)
+    taken = f"this playbook takes {', '.join(sorted(run.options)) or 'none'}"
+    return near or f"take it out ({taken}), or let its name start with x_ if it is your own"
+
+
+def _values(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> Iterator[Problem]:
+    """Check types, choices and sizes as those of an inventory."""
+    values = {
+        name: UNRESOLVED if contains_template(value) else value for name, value in given.items() if name in run.options
+    }
+    inventory = Inventory({}, {GIVEN: values})
+    options = replace(catalogue, variables=run.options)
+    for rule in (rule_types, rule_sizes):
+        for problem in rule(inventory, options):
+            variable = run.options.get(problem.variable)
+            if variable and variable.type == "list":
+                problem = replace(problem, mend=f"write it as JSON: -e '{{\"{variable.name}\": [\"...\"]}}'")
+            yield problem
