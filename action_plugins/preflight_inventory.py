@@ -165,8 +165,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             result |= self._check_limit(operator.present(arguments["needs"]), variables["ansible_play_hosts_all"])
         return result
 
-    def _check(self, operator: OperatorVariables, variables: Mapping[str, Any], *, secrets_required: bool) -> dict[str, Any]:
-        """What is wrong with inventory and ``-e``, or what is worth a warning."""
+    def _check(
+        self, operator: OperatorVariables, variables: Mapping[str, Any], *, secrets_required: bool
+    ) -> dict[str, Any]:
+        """Say what is wrong with inventory and ``-e``, or what is worth a warning."""
         try:
             catalogue = platform_variables.load_catalogue(ROOT)
             run = platform_playbooks.run_of(playbooks_of_run(), ROOT)
@@ -174,9 +176,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(f"this repository cannot be read: {error}") from error
 
         groups = {str(name): tuple(map(str, hosts)) for name, hosts in variables["groups"].items()}
-        own = {
-            name for name in operator.given if not platform_playbooks.belongs_to_hosts(name, run, catalogue)
-        }
+        own = {name for name in operator.given if not platform_playbooks.belongs_to_hosts(name, run, catalogue)}
         inventory = platform_problems.Inventory(
             groups,
             {

@@ -5,15 +5,15 @@ Declared in playbooks/meta/argument_specs.yml: an entry for each playbook that t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from .platform_inventory import rule_sizes, rule_types
+from .platform_inventory import rule_derived_names, rule_sizes, rule_types
 from .platform_problems import UNRESOLVED, Inventory, Problem, did_you_mean
 from .platform_variables import Catalogue, Variable, contains_template, playbook_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 GIVEN: Final = "-e"
@@ -55,12 +55,7 @@ def check_given(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> lis
 def _names(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> Iterator[Problem]:
     """Ansible ignores a misspelt name silently: a restore would go to another moment than the one that was meant."""
     for name in given:
-        if name in run.options or belongs_to_hosts(name, run, catalogue):
-            continue
-        if name in catalogue.derived:
-            mend = " or ".join(f"set {source} instead" for source in catalogue.sources.get(name, ())[:1])
-            yield Problem(GIVEN, name, "a value", f"none: it is derived in {catalogue.derived[name]}", mend or "take it out")
-        else:
+        if not (name in run.options or name in catalogue.derived or catalogue.is_known(name)):
             yield Problem(GIVEN, name, "an unknown variable", "a variable of this run", _meant(name, run, catalogue))
 
 
@@ -73,15 +68,12 @@ def _meant(name: str, run: Run, catalogue: Catalogue) -> str:
 
 
 def _values(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> Iterator[Problem]:
-    """Check types, choices and sizes as those of an inventory."""
-    values = {
-        name: UNRESOLVED if contains_template(value) else value for name, value in given.items() if name in run.options
-    }
+    """Check types, choices and sizes as those of an inventory, and refuse what is derived."""
+    values = {name: UNRESOLVED if contains_template(value) else value for name, value in given.items()}
     inventory = Inventory({}, {GIVEN: values})
     options = replace(catalogue, variables=run.options)
-    for rule in (rule_types, rule_sizes):
+    for rule in (rule_derived_names, rule_types, rule_sizes):
         for problem in rule(inventory, options):
-            variable = run.options.get(problem.variable)
-            if variable and variable.type == "list":
-                problem = replace(problem, mend=f"write it as JSON: -e '{{\"{variable.name}\": [\"...\"]}}'")
-            yield problem
+            name = problem.variable
+            as_json = name in run.options and run.options[name].type == "list"
+            yield replace(problem, mend=f"""write it as JSON: -e '{{"{name}": ["..."]}}'""") if as_json else problem

@@ -415,7 +415,7 @@ def role_options(role: Path) -> dict[str, dict[str, Any]]:
 
 
 def playbook_options(root: Path) -> dict[str, dict[str, Variable]]:
-    """What each playbook takes with ``-e``, by playbook and name; a playbook that takes nothing has no entry."""
+    """Variables that a playbook takes with ``-e``, by playbook and name; one that takes nothing has no entry."""
     content = read_yaml(root / "playbooks" / "meta" / "argument_specs.yml") or {}
     return {
         str(playbook): {

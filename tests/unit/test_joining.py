@@ -24,11 +24,11 @@ all:
 
 
 class Site:
-    """The first play of deploy-application.yml, with the frontend's files in a folder."""
+    """The first play of its own of deploy-application.yml, with the frontend's files in a folder."""
 
     def __init__(self, root: Path, folder: Path, program: str) -> None:
         self.root, self.folder, self.program = root, folder, program
-        play = yaml.safe_load((root / "playbooks/deploy-application.yml").read_text())[0]
+        play = yaml.safe_load((root / "playbooks/deploy-application.yml").read_text())[1]
         shown = "RELEASE {{ escriptorium_pinned_release | default('described') }} {{ escriptorium_version }}"
         play["tasks"].append({"name": "Show", "ansible.builtin.debug": {"msg": shown}})
         text = yaml.safe_dump([play], width=1000)

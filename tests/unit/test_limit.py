@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 RunPlaybook = Callable[..., "subprocess.CompletedProcess[str]"]
 
+GENERATED = ("-e", "preflight_secrets=generated")
 INVENTORY = """
 all:
   vars: {site_domain: htr.example.org, site_private_network: 10.10.0.0/16, site_admin_email: htr@example.org}
@@ -66,8 +67,7 @@ def refused(inventory: Path, run_playbook: RunPlaybook, tmp_path: Path) -> Calla
 def test_a_run_that_leaves_out_hosts_is_refused(
     playbook: str, limit: str, missing: str, refused: Callable[..., str]
 ) -> None:
-    value = "host=node3" if playbook == "remove-compute.yml" else "preflight_secrets=generated"
-    shown = refused(playbook, "--limit", limit, "-e", value)
+    shown = refused(playbook, "--limit", limit, *GENERATED)
     assert f"--limit leaves out {missing}. Repeat it without --limit." in shown
 
 
@@ -75,7 +75,7 @@ def test_a_run_that_leaves_out_hosts_is_refused(
 def test_a_run_with_all_of_its_hosts_goes_on(
     inventory: Path, limit: str, run_playbook: RunPlaybook, tmp_path: Path
 ) -> None:
-    result = run_playbook(inventory, "restore.yml", "--limit", limit)
+    result = run_playbook(inventory, "restore.yml", "--limit", limit, *GENERATED)
     assert "--limit leaves out" not in result.stdout
     assert (tmp_path / "contacted").exists()
 
@@ -84,7 +84,7 @@ def test_a_run_with_all_of_its_hosts_goes_on(
 def test_no_other_host_is_changed_where_one_cannot_be_reached(
     inventory: Path, playbook: str, run_playbook: RunPlaybook, tmp_path: Path
 ) -> None:
-    result = run_playbook(inventory, playbook, "-e", "preflight_secrets=generated")
+    result = run_playbook(inventory, playbook, *GENERATED)
     assert result.returncode != 0
     asked = {word for line in (tmp_path / "contacted").read_text().splitlines() for word in line.split()}
     assert asked & {"front", "store", "node1", "node2"} == {"front"}
@@ -109,4 +109,4 @@ def test_a_play_that_ends_at_any_error_ends_at_an_unreachable_host_too(root: Pat
 def test_a_limit_switches_off_no_refusal(
     playbook: str, host: str, limit: str, refusal: str, refused: Callable[..., str]
 ) -> None:
-    assert refusal in refused(playbook, "-e", f"host={host}", "--limit", limit)
+    assert refusal in refused(playbook, "-e", f"host={host}", "--limit", limit, *GENERATED)

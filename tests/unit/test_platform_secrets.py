@@ -122,10 +122,16 @@ def test_empty_file_gets_the_header() -> None:
 
 INVENTORY = """---
 all:
-  vars: {ansible_host: 192.0.2.1, secret_redis_password: givenByTheOperatorHimself1}
+  vars:
+    ansible_host: 192.0.2.1
+    secret_redis_password: givenByTheOperatorHimself1
+    site_domain: htr.example.org
+    site_private_network: 10.10.0.0/24
+    site_admin_email: htr@example.org
   children:
-    frontend: {hosts: {node1: {}}}
-    compute: {hosts: {node2: {}}}
+    frontend: {hosts: {node1: {private_address: 10.10.0.1}}}
+    storage: {hosts: {node1: {}}}
+    compute: {hosts: {node2: {private_address: 10.10.0.2}}}
 """
 # A later play of the same run that needs the new values on another host.
 PROBE = """---

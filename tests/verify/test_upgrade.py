@@ -97,13 +97,12 @@ class Releases:
     broken: str
 
     def arguments(self, commit: str, **more: str) -> list[str]:
-        """Arguments of ansible-playbook that bring a release, on a cluster that lives not for the first time."""
-        values = {
-            "escriptorium_repo": str(self.folder),
-            "escriptorium_version": commit,
-            "upgrade_again": "yes",
-            **more,
-        }
+        """Arguments of upgrade.yml that bring a release, on a cluster that lives not for the first time."""
+        return self.described(commit, upgrade_again="yes", **more)
+
+    def described(self, commit: str, **more: str) -> list[str]:
+        """Arguments of ansible-playbook in place of an inventory that describes a release."""
+        values = {"escriptorium_repo": str(self.folder), "escriptorium_version": commit, **more}
         return [part for name, value in values.items() for part in ("--extra-vars", f"{name}={value}")]
 
 
@@ -366,7 +365,7 @@ def test_a_release_that_was_rolled_back_does_not_come_again_by_itself(
     rolled_back: Beside, inventory: Inventory, releases: Releases, site: Site
 ) -> None:
     assert rolled_back
-    run = play(inventory, "playbooks/deploy-application.yml", *releases.arguments(releases.added), check=False)
+    run = play(inventory, "playbooks/deploy-application.yml", *releases.described(releases.added), check=False)
     assert "this site was taken back from it" in run.output
     assert shown(site) == "own"
 
