@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from .platform_inventory import rule_derived_names, rule_sizes, rule_types
-from .platform_problems import UNRESOLVED, Inventory, Problem, did_you_mean
+from .platform_problems import UNRESOLVED, Inventory, Problem, did_you_mean, quote
 from .platform_variables import Catalogue, Variable, contains_template, playbook_options
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GIVEN: Final = "-e"
+# Under this name Ansible keeps what has none, and looks at it no more: the rest of a value that a blank has ended.
+_UNNAMED: Final = "_raw_params"
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,11 @@ def check_given(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> lis
 
 def _names(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> Iterator[Problem]:
     """Ansible ignores a misspelt name silently: a restore would go to another moment than the one that was meant."""
-    for name in given:
-        if not (name in run.options or name in catalogue.derived or catalogue.is_known(name)):
+    for name, value in given.items():
+        if name == _UNNAMED:
+            mend = """a blank ends a value; write one that has blanks as JSON: -e '{"NAME": "VALUE"}'"""
+            yield Problem(GIVEN, quote(value), "text without a name", "name=value", mend)
+        elif not (name in run.options or name in catalogue.derived or catalogue.is_known(name)):
             yield Problem(GIVEN, name, "an unknown variable", "a variable of this run", _meant(name, run, catalogue))
 
 

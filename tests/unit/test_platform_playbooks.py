@@ -73,6 +73,14 @@ def test_an_unknown_name_is_refused(catalogue: Catalogue, playbook: str, name: s
     assert f"-e: {name}: found an unknown variable, wanted a variable of this run\n  -> {mend}" in text
 
 
+def test_a_value_that_a_blank_has_ended_is_refused(inventory: Path, run_playbook: RunPlaybook) -> None:
+    """Ansible ignores what comes after the blank: a moment would be another one, a reason cut short."""
+    given = ("-e", "host=node1 drain_reason=a new fan", "-e", "preflight_secrets=generated")
+    result = run_playbook(inventory, "drain-compute.yml", *given)
+    assert result.returncode == 2
+    assert "-e: 'new fan': found text without a name, wanted name=value\n" in result.stdout
+
+
 def test_a_derived_name_is_refused(catalogue: Catalogue) -> None:
     (text,) = texts(catalogue, "site", topology_pool="other")
     assert "wanted none: it is derived in group_vars/all/storage.yml\n  -> set zfs_pool instead" in text
