@@ -245,3 +245,16 @@ def test_playbooks_read_what_is_declared_and_nothing_else(catalogue: Catalogue) 
     unknown = {name for name in read - known - declared - from_roles if not MAGIC.fullmatch(name)}
     assert unknown == set(), json.dumps(sorted(unknown))
     assert declared - read == set()
+
+
+def test_defaults_in_playbooks_are_those_that_are_declared() -> None:
+    declared: dict[str, list[Any]] = {}
+    for options in playbook_options(ROOT).values():
+        for name, option in options.items():
+            if option.has_default:
+                declared.setdefault(name, []).append(option.default)
+    pattern = re.compile(rf"\b({'|'.join(declared)}) \| default\(((?:'[^']*'|[^,()])*)")
+    files = [*PLAYBOOKS, *sorted((ROOT / "playbooks/tasks").glob("*.yml"))]
+    found = {match.groups() for path in files for match in pattern.finditer(path.read_text())}
+    assert len(found) > len(declared) / 2
+    assert [(name, default) for name, default in sorted(found) if yaml.safe_load(default) not in declared[name]] == []
