@@ -185,7 +185,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             },
         )
         given = platform_playbooks.check_given(operator.given, run, catalogue)
-        problems = given + platform_inventory.check_inventory(inventory, catalogue, secrets_required=secrets_required)
+        found = platform_inventory.check_inventory(inventory, catalogue, secrets_required=secrets_required)
+        problems = given + [platform_playbooks.with_playbooks(problem, run) for problem in found]
         if problems:
             count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
             return {

@@ -49,6 +49,13 @@ def belongs_to_hosts(name: str, run: Run, catalogue: Catalogue) -> bool:
     return name not in run.options and name not in catalogue.derived and catalogue.is_known(name)
 
 
+def with_playbooks(problem: Problem, run: Run) -> Problem:
+    """Return a problem of an inventory; where it has a variable of single runs, with the playbooks that take it."""
+    if problem.variable not in run.elsewhere:
+        return problem
+    return replace(problem, mend=f"take it out, and give it with -e to {' or '.join(run.elsewhere[problem.variable])}")
+
+
 def check_given(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> list[Problem]:
     """All problems of what ``-e`` gives a run, but those of values of the inventory; empty where there is none."""
     return [*_names(given, run, catalogue), *_values(given, run, catalogue)]

@@ -115,6 +115,13 @@ def test_what_is_right_goes_on(catalogue: Catalogue, playbook: str, given: Mappi
     assert texts(catalogue, playbook, **given) == []
 
 
+def test_a_variable_of_a_run_is_none_of_an_inventory(inventory: Path, run_playbook: RunPlaybook) -> None:
+    inventory.write_text(INVENTORY.replace("vars: {", "vars: {pause_timeout: 60, "))
+    result = run_playbook(inventory, "preflight.yml", "-e", "preflight_secrets=generated")
+    assert result.returncode == 2
+    assert "-> take it out, and give it with -e to roll-back.yml or upgrade.yml\n" in result.stdout
+
+
 def test_values_of_the_inventory_are_left_to_its_rules(catalogue: Catalogue) -> None:
     ours = run("drain-compute")
     assert belongs_to_hosts("postgresql_port", ours, catalogue)
