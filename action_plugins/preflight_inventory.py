@@ -21,11 +21,23 @@ from ansible.vars.manager import VariableManager
 ROOT = Path(__file__).resolve().parent.parent
 
 try:
-    from ansible.module_utils import platform_inventory, platform_problems, platform_queues, platform_variables
+    from ansible.module_utils import (
+        platform_files,
+        platform_inventory,
+        platform_problems,
+        platform_queues,
+        platform_variables,
+    )
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
-    from ansible.module_utils import platform_inventory, platform_problems, platform_queues, platform_variables
+    from ansible.module_utils import (
+        platform_files,
+        platform_inventory,
+        platform_problems,
+        platform_queues,
+        platform_variables,
+    )
 
 # Variables that Ansible itself adds to those of a host.
 MAGIC_NAMES = frozenset(
@@ -129,12 +141,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except platform_variables.CatalogueError as error:
             raise AnsibleActionFail(f"this repository cannot be read: {error}") from error
 
-        operator = OperatorVariables(variables["ansible_inventory_sources"], variables["hostvars"], self._loader)
+        sources = variables["ansible_inventory_sources"]
+        operator = OperatorVariables(sources, variables["hostvars"], self._loader)
         groups = {str(name): tuple(map(str, hosts)) for name, hosts in variables["groups"].items()}
         inventory = platform_problems.Inventory(groups, {host: operator.of(host) for host in groups.get("all", ())})
-        problems = platform_inventory.check_inventory(
-            inventory, catalogue, secrets_required=arguments["secrets"] == "required"
-        )
+        required = arguments["secrets"] == "required"
+        problems = platform_files.check_files(sources, groups, inventory.hosts, ROOT)
+        folder = platform_files.secrets_folder(sources, variables.get("inventory_dir"))
+        if not required and folder and platform_inventory.missing_secrets(inventory, catalogue):
+            problems += platform_files.check_secrets_place(folder, ROOT)
+        problems += platform_inventory.check_inventory(inventory, catalogue, secrets_required=required)
 
         result["changed"] = False
         if problems:

@@ -542,17 +542,23 @@ def rule_memory_wanted(inventory: Inventory, catalogue: Catalogue) -> Iterator[P
 # --- secrets and placeholders -----------------------------------------------------------------------------------------
 
 
+def missing_secrets(inventory: Inventory, catalogue: Catalogue) -> list[str]:
+    """Names of the secrets that no host has."""
+    return [
+        name for name in catalogue.secret_names() if not any(inventory.is_set(host, name) for host in inventory.hosts)
+    ]
+
+
 def rule_missing_secrets(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Without its secrets the platform would start with the well-known passwords of upstream's examples."""
-    for name in catalogue.secret_names():
-        if not any(inventory.is_set(host, name) for host in inventory.hosts):
-            yield Problem(
-                THE_INVENTORY,
-                name,
-                "nothing",
-                "a secret",
-                "run playbooks/generate-secrets.yml, or set it in your vault",
-            )
+    for name in missing_secrets(inventory, catalogue):
+        yield Problem(
+            THE_INVENTORY,
+            name,
+            "nothing",
+            "a secret",
+            "run playbooks/generate-secrets.yml, or set it in your vault",
+        )
 
 
 def rule_weak_secrets(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
