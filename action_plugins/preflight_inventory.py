@@ -16,6 +16,7 @@ import ansible.module_utils
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.inventory.manager import InventoryManager
 from ansible.plugins.action import ActionBase
+from ansible.template import Templar
 from ansible.vars.manager import VariableManager
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,7 @@ try:
         platform_inventory,
         platform_problems,
         platform_queues,
+        platform_templates,
         platform_variables,
     )
 except ImportError:
@@ -36,6 +38,7 @@ except ImportError:
         platform_inventory,
         platform_problems,
         platform_queues,
+        platform_templates,
         platform_variables,
     )
 
@@ -99,27 +102,44 @@ class OperatorVariables:
     def __init__(self, sources: Any, hostvars: Any, loader: Any) -> None:
         self._inventory = InventoryManager(loader=loader, sources=list(sources))
         self._hostvars = hostvars
+        self._loader = loader
         self._manager = VariableManager(loader=loader, inventory=self._inventory)
         # Without this, group_vars beside the playbook (what the repository derives) would be mixed in.
         self._manager.safe_basedir = False
+        self.unresolvable: dict[str, dict[str, platform_problems.Unresolvable]] = {}
 
-    def _resolve(self, host: str, name: str) -> Any:
+    def _resolve(self, host: str, name: str, value: Any, raw: Any, engine: Templar) -> Any:
+        """Return a template's value as other hosts see it, or else as its host does, which knows hostvars."""
+        reason: Exception
         try:
-            return plain(self._hostvars[host][name])
-        except (AnsibleError, KeyError):
-            return platform_problems.UNRESOLVED
+            return plain(engine.template(raw[name]))
+        except (AnsibleError, KeyError) as error:
+            reason = error
+        if name not in platform_templates.READ_BY_OTHERS:
+            own = Templar(loader=self._loader, variables={**raw, "hostvars": self._hostvars})
+            try:
+                return plain(own.template(raw.get(name, value)))
+            except AnsibleError as error:
+                reason = error
+        self.unresolvable.setdefault(host, {})[name] = platform_problems.Unresolvable(
+            value if isinstance(value, str) else "",
+            str(reason).split("\n", maxsplit=1)[0],
+            platform_templates.reachable(value, raw),
+        )
+        return platform_problems.UNRESOLVED
 
     def of(self, host: str) -> dict[str, Any]:
         """Variables of one host by name."""
-        raw = self._manager.get_vars(host=self._inventory.get_host(host), include_hostvars=False)
-        found: dict[str, Any] = {}
-        for name, value in raw.items():
-            if name in MAGIC_NAMES or name in MAGIC_ANSIBLE_NAMES:
-                continue
-            found[str(name)] = (
-                self._resolve(host, name) if platform_variables.contains_template(value) else plain(value)
-            )
-        return found
+        given = self._manager.get_vars(host=self._inventory.get_host(host), include_hostvars=False)
+        raw = self._hostvars.raw_get(host)
+        engine = Templar(loader=self._loader, variables=raw)
+        return {
+            str(name): self._resolve(host, str(name), value, raw, engine)
+            if platform_variables.contains_template(value)
+            else plain(value)
+            for name, value in given.items()
+            if name not in MAGIC_NAMES and name not in MAGIC_ANSIBLE_NAMES
+        }
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -144,7 +164,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         sources = variables["ansible_inventory_sources"]
         operator = OperatorVariables(sources, variables["hostvars"], self._loader)
         groups = {str(name): tuple(map(str, hosts)) for name, hosts in variables["groups"].items()}
-        inventory = platform_problems.Inventory(groups, {host: operator.of(host) for host in groups.get("all", ())})
+        values = {host: operator.of(host) for host in groups.get("all", ())}
+        inventory = platform_problems.Inventory(groups, values, operator.unresolvable)
         required = arguments["secrets"] == "required"
         problems = platform_files.check_files(sources, groups, inventory.hosts, ROOT)
         folder = platform_files.secrets_folder(sources, variables.get("inventory_dir"))

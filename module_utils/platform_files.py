@@ -192,7 +192,7 @@ def _elsewhere(sources: Sequence[str], folders: Sequence[Path], repository: Path
             if any(_same(place, one) for one in folders) or place.name in (GROUP_FOLDER, HOST_FOLDER):
                 continue
             for name in (GROUP_FOLDER, HOST_FOLDER):
-                if _entries(place / name):
+                if _entries(place / name) and not _same(place / name, repository / name):
                     yield _problem(
                         shown(place / name),
                         "variables that no host reads",

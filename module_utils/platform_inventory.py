@@ -35,6 +35,7 @@ from .platform_problems import (
 )
 from .platform_queues import QUEUE_RULES
 from .platform_storage import STORAGE_RULES
+from .platform_templates import TEMPLATE_RULES
 from .platform_variables import ANSIBLE_NAMES, PLATFORM_GROUPS, Catalogue, Variable
 
 # Celery hands a task to another worker when it is not acknowledged within the visibility timeout.
@@ -676,6 +677,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_derived_names,
     rule_required_names,
     rule_site_values_agree,
+    *TEMPLATE_RULES,
     rule_types,
     rule_sizes,
     rule_memory_wanted,

@@ -28,6 +28,15 @@ class Unresolved:
 UNRESOLVED: Final = Unresolved()
 
 
+@dataclass(frozen=True)
+class Unresolvable:
+    """Why a template has no value yet: its text, what Ansible said, and all names that it is made from."""
+
+    template: str
+    error: str
+    names: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One thing that is wrong: where, what was found, what is wanted, and how to mend it."""
@@ -47,11 +56,13 @@ class Problem:
 class Inventory:
     """What the operator wrote: groups with their hosts (children included), and each host's own variables.
 
-    ``variables`` holds only what comes from the inventory (and ``-e``), with templates resolved or ``UNRESOLVED``.
+    ``variables`` holds only what comes from the inventory (and ``-e``), with templates resolved or ``UNRESOLVED``;
+    ``unresolvable`` says for each of these, by host and name, why.
     """
 
     groups: Mapping[str, tuple[str, ...]]
     variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unresolvable: Mapping[str, Mapping[str, Unresolvable]] = field(default_factory=dict)
 
     @property
     def hosts(self) -> tuple[str, ...]:

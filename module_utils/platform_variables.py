@@ -492,13 +492,14 @@ def derived_variables(root: Path) -> tuple[dict[str, str], dict[str, Any]]:
     return files, expressions
 
 
-def _identifiers(value: Any) -> set[str]:
+def identifiers(value: Any) -> set[str]:
+    """Return every word of the text in a value that may be the name of a variable."""
     if isinstance(value, str):
         return set(_IDENTIFIER.findall(value))
     if isinstance(value, Mapping):
-        return set().union(*(_identifiers(part) for part in value.values()), set())
+        return set().union(*(identifiers(part) for part in value.values()), set())
     if isinstance(value, list | tuple):
-        return set().union(*(_identifiers(part) for part in value), set())
+        return set().union(*(identifiers(part) for part in value), set())
     return set()
 
 
@@ -513,7 +514,7 @@ def _sources_of(name: str, expressions: Mapping[str, Any], known: Iterable[str])
         if current in seen:
             continue
         seen.add(current)
-        for word in _identifiers(expressions.get(current)):
+        for word in identifiers(expressions.get(current)):
             if word in expressions:
                 waiting.append(word)
             elif word in allowed:
