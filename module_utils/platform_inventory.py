@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -540,6 +541,34 @@ def rule_memory_wanted(inventory: Inventory, catalogue: Catalogue) -> Iterator[P
                 yield Problem(host, path, _shown(path, number, catalogue), "MB, 1 or more", "write a whole number")
 
 
+_PATH = re.compile(r"(/[A-Za-z0-9._@+-]+)+")
+_PATH_NAME = re.compile(r"_(path|folder)$")
+
+
+def _path_written_right(value: str) -> str:
+    """Return a path as it may be written; empty where nothing is left of it."""
+    parts = [re.sub(r"[^A-Za-z0-9._@+-]+", "-", part.strip()).strip("-") for part in value.split("/")]
+    return "".join(f"/{part}" for part in parts if part not in ("", ".", ".."))
+
+
+def rule_paths(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want plain absolute paths: others are made from them, and units, mounts and exports part words at blanks."""
+    names = [name for name, one in catalogue.variables.items() if one.type == "path" or _PATH_NAME.search(name)]
+    for name in names:
+        for host, value in given(inventory, name, str):
+            parts = value.split("/")
+            if value == catalogue.default(name) or (_PATH.fullmatch(value) and not {".", ".."} & set(parts)):
+                continue
+            right = _path_written_right(value) or catalogue.default(name) or "/srv/..."
+            yield Problem(
+                host,
+                name,
+                _shown(name, value, catalogue),
+                "an absolute path below /, of letters, digits and . _ - + @, without a slash at its end",
+                f"write {right}",
+            )
+
+
 # --- secrets and placeholders -----------------------------------------------------------------------------------------
 
 
@@ -578,8 +607,18 @@ def rule_weak_secrets(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pr
                 yield Problem(host, name, f"a secret of {len(text)} characters", wanted, mend)
             elif len(set(text)) < MIN_DIFFERENT_CHARACTERS:
                 yield Problem(host, name, "a secret of very few different characters", wanted, mend)
-            elif any(letter < " " for letter in text):
-                yield Problem(host, name, "a secret with a line break or control character", wanted, mend)
+
+
+def rule_secret_characters(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse what files of settings cannot carry: a service would read another password than its clients."""
+    for host, values in inventory.variables.items():
+        for name, value in values.items():
+            if not isinstance(value, str) or name not in catalogue.variables or not catalogue.is_secret(name):
+                continue
+            if any(unicodedata.category(letter) == "Cc" for letter in value):
+                yield Problem(host, name, "a line break or control character", "one line of text", "take it out")
+            elif value != value.strip():
+                yield Problem(host, name, "a blank at an end", "text without it", "take the blank out")
 
 
 def _placeholders(path: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -680,11 +719,13 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     *TEMPLATE_RULES,
     rule_types,
     rule_sizes,
+    rule_paths,
     rule_memory_wanted,
     *QUEUE_RULES,
     *GPU_RULES,
     *STORAGE_RULES,
     rule_weak_secrets,
+    rule_secret_characters,
     rule_placeholders,
     rule_domain,
     rule_email,

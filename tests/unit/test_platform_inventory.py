@@ -42,6 +42,7 @@ ROLE_VARIABLES = (
     Variable("nginx_tls_key", "str", "", default="", has_default=True),
     Variable("postgresql_buffers_mb", "int", "", default=0, has_default=True),
     Variable("celery_worker_overrides", "dict", "", default={}, has_default=True),
+    Variable("shared_storage_path", "str", "", default="/srv/escriptorium", has_default=True),
     Variable("mail_password", "str", "", secret=True, default="", has_default=True),
     Variable(
         "web_users",
@@ -359,6 +360,7 @@ def test_missing_secret() -> None:
         ("secret_redis_password", "short1Aa"),
         ("secret_redis_password", "aaaaaaaaaaaaaaaa"),
         ("secret_redis_password", "two\nlines of text"),
+        ("secret_redis_password", "a blank at its end "),
         ("secret_django_key", "aVeryGoodOne4Postgresql"),
         ("secret_django_key", "django-insecure-0a1b2c3d4e5f6g7h8i9jAKBLCMDNEOFPGQHRISJT"),
     ],
@@ -382,6 +384,35 @@ def test_secrets_are_never_shown(value: str) -> None:
     )
     assert found
     assert "QzQz" not in report(found)
+
+
+def test_password_of_a_role_is_one_line() -> None:
+    assert only(problems({"mail_password": "two\nlines"})).mend == "take it out"
+
+
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [
+        ("/data/htr/", "/data/htr"),
+        ("/", "/srv/escriptorium"),
+        ("data/htr", "/data/htr"),
+        ("/data/my htr", "/data/my-htr"),
+        ("/data//htr", "/data/htr"),
+        ("/data/../htr", "/data/htr"),
+        ("/data/100%", "/data/100"),
+        ("~/htr", "/htr"),
+        ("", "/srv/escriptorium"),
+    ],
+)
+def test_path_is_written_one_way(value: str, right: str) -> None:
+    found = only(problems({"shared_storage_path": value}))
+    assert found.wanted.startswith("an absolute path below /")
+    assert found.mend == f"write {right}"
+
+
+@pytest.mark.parametrize("value", ["/data/htr", "/srv/a.b/c_d-e", "/mnt/@data/x+y"])
+def test_sound_paths(value: str) -> None:
+    assert problems({"shared_storage_path": value}) == []
 
 
 @pytest.mark.parametrize("value", ["CHANGE_ME", "changeme", "Change-Me.example.org", "<your name>", {"a": ["<x>"]}])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import time
 from configparser import ConfigParser
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +33,13 @@ def _plugins(root: Path) -> None:
 def resolve(root: Path) -> Callable[..., Any]:
     """Resolve a template as a role would: ``resolve(role, text, variable=...)``, the rest as the role has it."""
 
-    def resolved(role: str, text: str, **variables: Any) -> Any:
+    def resolved(role: str, text: str, escape_backslashes: bool = True, **variables: Any) -> Any:
         loader = DataLoader()
         known: dict[str, Any] = {"ansible_managed": "", "ansible_facts": {"memtotal_mb": 65536}}
         for file in (root / "roles" / role / part / "main.yml" for part in ("defaults", "vars")):
             known |= loader.load_from_file(str(file), trusted_as_template=True) if file.is_file() else {}
-        return Templar(loader=loader, variables=known | variables).template(trust_as_template(text))
+        templar = Templar(loader=loader, variables=known | variables)
+        return templar.template(trust_as_template(text), escape_backslashes=escape_backslashes)
 
     return resolved
 
@@ -45,7 +49,8 @@ def render(root: Path, resolve: Callable[..., Any]) -> Callable[..., str]:
     """Render a file of a role's templates: ``render(role, template, variable=...)``."""
 
     def rendered(role: str, template: str, **variables: Any) -> str:
-        return str(resolve(role, (root / "roles" / role / "templates" / template).read_text(), **variables))
+        text = (root / "roles" / role / "templates" / template).read_text()
+        return str(resolve(role, text, escape_backslashes=False, **variables))
 
     return rendered
 
@@ -107,12 +112,48 @@ def test_the_broker_keeps_its_jobs_and_has_a_password(render: Callable[..., str]
     found = settings(render("redis", "redis.conf.j2", redis_listen_address="10.0.0.1", redis_password="secret"))
     wanted = {
         "bind": "127.0.0.1 10.0.0.1",
-        "requirepass": "secret",
+        "requirepass": '"secret"',
         "appendonly": "yes",
         "appendfsync": "everysec",
         "maxmemory-policy": "noeviction",
     }
     assert {name: found[name] for name in wanted} == wanted
+
+
+# Blanks, quotes and backslashes, as people and password managers make them.
+AWKWARD = ("correct horse battery staple", "'f9aeK2mQw8xZup", 'Zup"f9aeK2mQw8x', "a\\\\b\\\"c\\n d'e", "é#ü% $x{y}")
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="the broker itself reads its password here")
+@pytest.mark.parametrize("password", AWKWARD)
+def test_the_broker_reads_the_password_that_was_given(
+    render: Callable[..., str], tmp_path: Path, password: str
+) -> None:
+    text = render("redis", "redis.conf.j2", redis_listen_address="127.0.0.1", redis_password=password)
+    (line,) = [line for line in text.splitlines() if line.startswith("requirepass")]
+    socket = tmp_path / "socket"
+    (tmp_path / "redis.conf").write_text(f'{line}\nport 0\nsave ""\nunixsocket {socket}\n')
+    with subprocess.Popen(["redis-server", "redis.conf"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            while server.poll() is None and not socket.exists():
+                time.sleep(0.01)
+            assert server.poll() is None, server.communicate()[0]
+            command = ["redis-cli", "-s", str(socket), "--no-auth-warning", "-a", password, "PING"]
+            assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "PONG\n"
+        finally:
+            server.kill()
+
+
+@pytest.mark.skipif(not shutil.which("postgres"), reason="the database itself reads its settings here")
+@pytest.mark.parametrize("value", ["%m [%p] ", "it's", "a\\b \\n", "C:\\\\x"])
+def test_the_database_reads_the_settings_that_were_given(
+    render: Callable[..., str], tmp_path: Path, value: str
+) -> None:
+    settings = {"log_line_prefix": value}
+    text = render("postgresql", "postgresql.conf.j2", postgresql_listen_address="::1", postgresql_settings=settings)
+    (tmp_path / "postgresql.conf").write_text(text)
+    command = ["postgres", "-C", "log_line_prefix", "-D", str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{value}\n"
 
 
 def test_the_broker_lets_in_its_clients_only(render: Callable[..., str]) -> None:
