@@ -8,15 +8,19 @@ repository derives from it are not mistaken for the operator's own. The rules ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
+import ansible.plugins
+from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.inventory.manager import InventoryManager
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
+from ansible.utils.collection_loader import AnsibleCollectionConfig
 from ansible.vars.manager import VariableManager
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,6 +84,19 @@ MAGIC_ANSIBLE_NAMES = frozenset(
         "ansible_version",
     }
 )
+
+
+def ansible_names(used: Iterable[str]) -> frozenset[str]:
+    """Variables that Ansible itself knows; collections are read only where one of the names used is none of its own."""
+    mapping = constants.MAGIC_VARIABLE_MAPPING.values()
+    known = {*constants.COMMON_CONNECTION_VARS, *(name for names in mapping for name in names)}
+    known |= {"ansible_python_interpreter"}
+    known |= platform_variables.plugin_variables(Path(ansible.plugins.__file__).parent)
+    if any(name.startswith("ansible_") and name not in known for name in used):
+        for folder in AnsibleCollectionConfig.collection_paths:
+            for plugins in Path(folder, "ansible_collections").glob("*/*/plugins"):
+                known |= platform_variables.plugin_variables(plugins)
+    return frozenset(known)
 
 
 def plain(value: Any) -> Any:
@@ -166,6 +183,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         groups = {str(name): tuple(map(str, hosts)) for name, hosts in variables["groups"].items()}
         values = {host: operator.of(host) for host in groups.get("all", ())}
         inventory = platform_problems.Inventory(groups, values, operator.unresolvable)
+        names = ansible_names({name for own in values.values() for name in own})
+        catalogue = replace(catalogue, ansible_names=names)
         required = arguments["secrets"] == "required"
         problems = platform_files.check_files(sources, groups, inventory.hosts, ROOT)
         folder = platform_files.secrets_folder(sources, variables.get("inventory_dir"))

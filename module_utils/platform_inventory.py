@@ -37,7 +37,7 @@ from .platform_problems import (
 from .platform_queues import QUEUE_RULES
 from .platform_storage import STORAGE_RULES
 from .platform_templates import TEMPLATE_RULES
-from .platform_variables import ANSIBLE_NAMES, PLATFORM_GROUPS, Catalogue, Variable
+from .platform_variables import PLATFORM_GROUPS, Catalogue, Variable
 
 # Celery hands a task to another worker when it is not acknowledged within the visibility timeout.
 MIN_VISIBILITY_TIMEOUT_S = 3600
@@ -277,10 +277,10 @@ def rule_known_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pro
             if name in catalogue.derived:
                 continue
             if name.startswith("ansible_"):
-                if name in ANSIBLE_NAMES:
+                if name in catalogue.ansible_names:
                     continue
                 if name not in seen:
-                    seen[name] = did_you_mean(name, ANSIBLE_NAMES, 0.9)
+                    seen[name] = did_you_mean(name, catalogue.ansible_names, 0.9)
                 if seen[name]:
                     yield Problem(host, name, "a name that Ansible does not know", "a known variable", seen[name])
                 continue

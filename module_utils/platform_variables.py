@@ -27,38 +27,11 @@ FREE_PREFIXES = ("x_", "node_")
 
 PLATFORM_GROUPS = ("frontend", "storage", "compute", "replica", "hypervisor", "monitoring")
 
-# Connection variables of Ansible that sites commonly write; used only to find misspelt ones.
-ANSIBLE_NAMES = (
-    "ansible_become",
-    "ansible_become_method",
-    "ansible_become_password",
-    "ansible_become_user",
-    "ansible_connection",
-    "ansible_host",
-    "ansible_password",
-    "ansible_pipelining",
-    "ansible_port",
-    "ansible_python_interpreter",
-    "ansible_remote_tmp",
-    "ansible_shell_executable",
-    "ansible_shell_type",
-    "ansible_ssh_args",
-    "ansible_ssh_common_args",
-    "ansible_ssh_executable",
-    "ansible_ssh_extra_args",
-    "ansible_ssh_host_key_checking",
-    "ansible_ssh_pass",
-    "ansible_ssh_pipelining",
-    "ansible_ssh_private_key_file",
-    "ansible_ssh_retries",
-    "ansible_ssh_timeout",
-    "ansible_sudo_pass",
-    "ansible_timeout",
-    "ansible_user",
-)
-
+# Kinds of plugins that read variables of their own on the way to a host.
+_PLUGIN_KINDS = ("connection", "become", "shell")
 _SECRET_NAME = re.compile(r"(^secret_|password|passphrase|secret_key|_token$)")
 _TEMPLATE = re.compile(r"\{[{%]")
+_PLUGIN_VARIABLE = re.compile(r"\bname:\s*['\"]?(ansible_\w+)")
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
 
 
@@ -350,6 +323,8 @@ class Catalogue:
     """Derived name -> variables of the operator that its value is made from, e.g. base_uid -> (service_uid,)."""
     set_by_playbooks: frozenset[str] = frozenset()
     """Role variables that a playbook of this repository hands to a role."""
+    ansible_names: frozenset[str] = frozenset()
+    """Variables of Ansible and its plugins; only names that look like one of these and are none are refused."""
 
     def is_known(self, name: str) -> bool:
         """Return True where an operator may write this name."""
@@ -520,6 +495,14 @@ def _sources_of(name: str, expressions: Mapping[str, Any], known: Iterable[str])
             elif word in allowed:
                 found.add(word)
     return tuple(sorted(found))
+
+
+def plugin_variables(plugins: Path) -> frozenset[str]:
+    """Names that Ansible's plugins below a folder take from variables, as the documentation in them declares."""
+    files = (path for kind in _PLUGIN_KINDS for path in (plugins / kind).glob("*.py"))
+    return frozenset(
+        name for path in files for name in _PLUGIN_VARIABLE.findall(path.read_text(encoding="utf-8", errors="replace"))
+    )
 
 
 def _playbook_vars(node: Any) -> Iterator[str]:

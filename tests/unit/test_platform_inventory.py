@@ -56,6 +56,7 @@ CATALOGUE = Catalogue(
     {variable.name: variable for variable in (*SITE_VARIABLES, *ROLE_VARIABLES)},
     derived={"base_uid": "group_vars/all/base.yml", "topology_frontend": "group_vars/all/topology.yml"},
     sources={"base_uid": ("service_uid",)},
+    ansible_names=frozenset({"ansible_host", "ansible_user", "ansible_become_password", "ansible_become_pass"}),
 )
 GOOD: dict[str, Any] = {
     "site_domain": "htr.example.org",
@@ -195,6 +196,7 @@ def test_own_names_start_with_x() -> None:
 
 def test_misspelt_connection_variable() -> None:
     assert only(problems(web={"ansible_hosts": "a"})).mend == "did you mean 'ansible_host'?"
+    assert problems(web={"ansible_become_pass": "a"}) == []
 
 
 def test_derived_name_names_its_source() -> None:

@@ -69,6 +69,26 @@ def test_sites_of_the_repository_are_sound(site: str, run_playbook: RunPlaybook,
     assert not (tmp_path / "contacted").exists()
 
 
+def test_variables_of_ansibles_own_plugins_are_known(run_playbook: RunPlaybook, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.yml").write_text(
+        """---
+all:
+  vars:
+    ansible_become_pass: "{{ lookup('ansible.builtin.env', 'NO_SUCH_NAME') }}"
+    ansible_private_key_file: ~/.ssh/id_htr
+    ansible_host_key_checking: false
+    ansible_scp_extra_args: -O
+    ansible_su_pass: not-shown
+    ansible_docker_extra_args: --tls
+    ansible_lxd_host: of a collection
+    ansible_perl_interpreter: /usr/bin/perl
+"""
+    )
+    arguments = ("-i", str(tmp_path / "more.yml"), "-e", "preflight_secrets=generated", "-e", "ansible_become_pass=x")
+    result = run_playbook(root / "inventories/cremma", "preflight.yml", *arguments)
+    assert result.returncode == 0, result.stdout
+
+
 def test_pool_at_rest_is_sound_and_said(run_playbook: RunPlaybook, root: Path, tmp_path: Path) -> None:
     rest = tmp_path / "rest.yml"
     rest.write_text("{compute: {vars: {compute_state: drained}}}", encoding="utf-8")
