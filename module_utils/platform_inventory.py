@@ -20,6 +20,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from zoneinfo import available_timezones
 
 from .platform_gpu import GPU_RULES, cuda_of_driver
 from .platform_problems import (
@@ -674,6 +675,17 @@ def rule_email(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
             yield Problem(host, "site_admin_email", shown, "an e-mail address", "write it like htr-admin@example.org")
 
 
+def rule_timezone(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse a time zone that does not exist: the host shows UTC and says nothing, and timers run hours off."""
+    zones: set[str] = set()
+    for host, value in given(inventory, "base_timezone", str):
+        zones = zones or available_timezones()
+        # A control machine without time zones knows nothing about them.
+        if zones and value not in zones:
+            mend = did_you_mean(value, zones) or "name one of `timedatectl list-timezones`, e.g. Europe/Paris"
+            yield Problem(host, "base_timezone", _shown("base_timezone", value, catalogue), "a time zone", mend)
+
+
 def rule_version(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Want a tag or a commit to build from; empty would mean whatever upstream has today."""
     for host, value in given(inventory, "escriptorium_version"):
@@ -729,6 +741,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_placeholders,
     rule_domain,
     rule_email,
+    rule_timezone,
     rule_version,
     rule_certificate_pairs,
 )

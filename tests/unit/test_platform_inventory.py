@@ -42,6 +42,7 @@ ROLE_VARIABLES = (
     Variable("nginx_tls_key", "str", "", default="", has_default=True),
     Variable("postgresql_buffers_mb", "int", "", default=0, has_default=True),
     Variable("celery_worker_overrides", "dict", "", default={}, has_default=True),
+    Variable("base_timezone", "str", "", default="Etc/UTC", has_default=True),
     Variable("shared_storage_path", "str", "", default="/srv/escriptorium", has_default=True),
     Variable("mail_password", "str", "", secret=True, default="", has_default=True),
     Variable(
@@ -435,6 +436,29 @@ def test_wrong_domain(value: str) -> None:
 @pytest.mark.parametrize("value", ["me", "me@", "me@localhost", "Me <me@example.org>", "a@b@example.org"])
 def test_wrong_email(value: str) -> None:
     assert only(problems({"site_admin_email": value})).variable == "site_admin_email"
+
+
+@pytest.mark.parametrize("value", ["Europe/Paris", "Etc/UTC", "UTC", "US/Eastern"])
+def test_time_zones(value: str) -> None:
+    assert problems({"base_timezone": value}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "mend"),
+    [
+        ("Europe/Pari", "did you mean 'Europe/Paris'?"),
+        ("europe/paris", "did you mean 'Europe/Paris'?"),
+        ("", "name one of `timedatectl list-timezones`, e.g. Europe/Paris"),
+        ("../../etc/passwd", "name one of `timedatectl list-timezones`, e.g. Europe/Paris"),
+    ],
+)
+def test_time_zone_that_does_not_exist(value: str, mend: str) -> None:
+    assert only(problems({"base_timezone": value})).mend == mend
+
+
+def test_control_machine_without_time_zones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("module_utils.platform_inventory.available_timezones", set)
+    assert problems({"base_timezone": "Europe/Pari"}) == []
 
 
 def test_empty_version() -> None:
