@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def ansible_names(used: Iterable[str]) -> frozenset[str]:
 
 def plain(value: Any) -> Any:
     """Return a value without Ansible's tags, decrypted; ``UNRESOLVED`` where its vault password was not given."""
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int | float | date):
         return value
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}

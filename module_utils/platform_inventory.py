@@ -19,6 +19,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Final
 from zoneinfo import available_timezones
 
@@ -393,7 +394,7 @@ def _is_boolean(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 _FITS: Final[Mapping[str, Callable[[Any], bool]]] = {
@@ -430,9 +431,11 @@ def _type_problems(path: str, variable: Variable, value: Any) -> Iterator[tuple[
         if not (variable.has_default and variable.default is None) and variable.type != "raw":
             yield path, None, wanted, "give it a value, or take the line out"
         return
-    if not _type_fits(variable.type, value):
-        mend = "put the value in quotes" if isinstance(value, bool) else f"write {wanted}"
-        yield path, value, wanted, mend
+    # YAML has read a version like 0.10 as 0.1, and a commit of digits perhaps as an octal number.
+    misread = path.endswith("_version") and not isinstance(value, str)
+    if not _type_fits(variable.type, value) or (variable.type == "str" and misread):
+        quotes = variable.type in ("str", "path") and isinstance(value, bool | int | float | date)
+        yield path, value, wanted, "put it in quotes, as you mean it" if quotes else f"write {wanted}"
         return
     if variable.choices and value not in variable.choices and str(value) not in map(str, variable.choices):
         choices = [str(choice) for choice in variable.choices]

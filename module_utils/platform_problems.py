@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Final
 
 from .platform_variables import Catalogue
@@ -97,7 +98,7 @@ def quote(value: Any) -> str:
     """Return a value as a message shows it: one line, short."""
     if value is None:
         return "nothing"
-    text = ascii(value) if isinstance(value, str) else repr(value)
+    text = ascii(value) if isinstance(value, str) else str(value) if isinstance(value, date) else repr(value)
     return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 3] + "..."
 
 

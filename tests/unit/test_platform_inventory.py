@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -238,6 +239,10 @@ def test_values_of_the_site_agree() -> None:
         ("nginx_port", None, "a whole number"),
         ("escriptorium_version", True, "text"),
         ("escriptorium_version", ["a"], "text"),
+        ("escriptorium_version", 0.1, "text"),
+        ("escriptorium_version", 1234567, "text"),
+        ("escriptorium_version", date(2026, 8, 1), "text"),
+        ("breaking_change_read", 1.5, "text"),
         ("escriptorium_text_alignment", "perhaps", "true or false"),
         ("compute_queues", "default,live,low-priority,gpu", "a list, each item text"),
         ("celery_worker_overrides", [], "a mapping"),
@@ -253,7 +258,9 @@ def test_wrong_type(name: str, value: Any, wanted: str) -> None:
     [
         ("nginx_port", "8443"),
         ("escriptorium_text_alignment", "no"),
-        ("escriptorium_version", 1.5),
+        ("escriptorium_version", "0.10"),
+        ("site_domain", "htr.example.org"),
+        ("breaking_change_read", 3),
         ("escriptorium_retention", -1),
         ("postgresql_buffers_mb", 0),
         ("celery_worker_overrides", {"gpu": {"memory_mb": "4096"}}),
@@ -272,6 +279,11 @@ def test_wrong_type(name: str, value: Any, wanted: str) -> None:
 def test_fitting_values(name: str, value: Any) -> None:
     hosts: dict[str, dict[str, Any]] = {host: {name: value} for host in ("web", "files", "cpu1", "cpu2")}
     assert problems(**hosts) == []
+
+
+@pytest.mark.parametrize("value", [0.1, 1234567, True, date(2026, 8, 1)])
+def test_what_yaml_took_for_another_type_needs_quotes(value: Any) -> None:
+    assert only(problems({"escriptorium_version": value})).mend == "put it in quotes, as you mean it"
 
 
 def test_types_inside_lists_and_mappings() -> None:
