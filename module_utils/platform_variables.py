@@ -21,15 +21,16 @@ from .gpu_partition.cards import DEFAULT_TRAINING_MEMORY
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Names with these prefixes are never checked: `x_` is for the operator's own helper variables, `node_` describes the
-# containers of the demo and of the tests (molecule/resources), which a real site does not have.
-FREE_PREFIXES = ("x_", "node_")
+# Names with these prefixes are never checked: `x_` is for the operator's own helper variables, `vault_` for encrypted
+# values that others name (secret_x: "{{ vault_x }}"), `node_` describes the containers of the demo and of the tests
+# (molecule/resources), which a real site does not have.
+FREE_PREFIXES = ("x_", "vault_", "node_")
 
 PLATFORM_GROUPS = ("frontend", "storage", "compute", "replica", "hypervisor", "monitoring")
 
 # Kinds of plugins that read variables of their own on the way to a host.
 _PLUGIN_KINDS = ("connection", "become", "shell")
-_SECRET_NAME = re.compile(r"(^secret_|password|passphrase|secret_key|_token$)")
+_SECRET_NAME = re.compile(r"(^(secret|vault)_|password|passphrase|secret_key|_(token|pass)$)")
 _TEMPLATE = re.compile(r"\{[{%]")
 _PLUGIN_VARIABLE = re.compile(r"\bname:\s*['\"]?(ansible_\w+)")
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")

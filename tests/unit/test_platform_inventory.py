@@ -196,6 +196,12 @@ def test_own_names_start_with_x() -> None:
     assert problems({"x_helper": 1, "node_image": "a", "ansible_user": "root", "ansible_something_rare": 1}) == []
 
 
+def test_secrets_may_name_encrypted_variables() -> None:
+    assert problems({"vault_redis_password": "anotherVeryGoodOne4Redis"}) == []
+    placeholder = only(problems({"vault_redis": "CHANGE_ME hunter2"}))
+    assert "hunter2" not in placeholder.text()
+
+
 def test_misspelt_connection_variable() -> None:
     assert only(problems(web={"ansible_hosts": "a"})).mend == "did you mean 'ansible_host'?"
     assert problems(web={"ansible_become_pass": "a"}) == []

@@ -76,7 +76,8 @@ def test_known_and_secret_names(tree: Path) -> None:
     catalogue = load_catalogue(tree)
     assert all(map(catalogue.is_known, ["site_domain", "web_port", "x_mine", "node_image", "ansible_port"]))
     assert not catalogue.is_known("web_prot")
-    assert all(map(catalogue.is_secret, ["secret_x", "web_password", "escriptorium_email_password"]))
+    names = ["secret_x", "vault_x", "web_password", "escriptorium_email_password", "ansible_become_pass"]
+    assert all(map(catalogue.is_secret, names))
     assert not catalogue.is_secret("web_port")
 
 
