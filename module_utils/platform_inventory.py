@@ -96,6 +96,19 @@ def is_domain_name(name: str) -> bool:
     return is_host_name(name) and "." in name and not name.rsplit(".", 1)[1].isdigit()
 
 
+def ascii_domain(name: str) -> str:
+    """Return an international domain name as DNS knows it (xn--...); empty where there is nothing to change."""
+    try:
+        found = ".".join(
+            label if label.isascii() else label.lower().encode("idna").decode() for label in name.split(".")
+        )
+    except UnicodeError:
+        return ""
+    # The older rules of Python's codec lose some letters, as in strasse, which is another name.
+    whole = found.count("xn--") >= sum(not label.isascii() for label in name.split("."))
+    return found if whole and not name.isascii() and is_domain_name(found) else ""
+
+
 # --- groups and hosts -------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +191,16 @@ def rule_host_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Prob
 # --- addresses --------------------------------------------------------------------------------------------------------
 
 
+_NO_IPV6 = "IPv6 is not supported on the private network: give each host an IPv4 address there"
+
+
+def _is_ipv6(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and ipaddress.ip_interface(value).version == 6  # noqa: PLR2004
+    except ValueError:
+        return False
+
+
 def _network(inventory: Inventory) -> ipaddress.IPv4Network | None:
     """Return the private network, where all hosts that have one agree on a valid one."""
     found = {
@@ -206,6 +229,7 @@ def rule_private_network(inventory: Inventory, catalogue: Catalogue) -> Iterator
             except ValueError:
                 near = ""
             mend = f"write {near}" if near else "write the network's address and its prefix length"
+            mend = _NO_IPV6 if _is_ipv6(value) else mend
             yield Problem(host, "site_private_network", shown, wanted, mend)
             continue
         if network.prefixlen < MIN_PREFIX_LENGTH:
@@ -235,7 +259,7 @@ def rule_private_addresses(inventory: Inventory, catalogue: Catalogue) -> Iterat
         except ValueError:
             address = None
         if address is None or (network is not None and address not in network):
-            yield Problem(host, "private_address", shown, wanted, mend)
+            yield Problem(host, "private_address", shown, wanted, _NO_IPV6 if _is_ipv6(value) else mend)
         elif (
             network is not None
             and network.prefixlen < POINT_TO_POINT_PREFIX
@@ -661,21 +685,23 @@ def rule_domain(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]
     for host, value in given(inventory, "site_domain", str):
         if value and not is_domain_name(value) and not _is_placeholder(value):
             bare = re.sub(r"^[a-z]+://", "", value, flags=re.IGNORECASE).split("/")[0].split(":")[0]
-            mend = (
-                f"write {bare}"
-                if bare != value and is_domain_name(bare)
-                else "write the name only, e.g. htr.example.org"
-            )
-            yield Problem(host, "site_domain", _shown("site_domain", value, catalogue), "a DNS name with a dot", mend)
+            right = ascii_domain(bare) or (bare if bare != value and is_domain_name(bare) else "")
+            mend = f"write it as {right}" if right else "write the name only, e.g. htr.example.org"
+            wanted = "a DNS name with a dot, in ASCII"
+            yield Problem(host, "site_domain", _shown("site_domain", value, catalogue), wanted, mend)
 
 
 def rule_email(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Error reports and the first account go to this address."""
     for host, value in given(inventory, "site_admin_email", str):
         match = _EMAIL.match(value)
-        if value and not _is_placeholder(value) and not (match and is_domain_name(match["domain"])):
+        sound = value.isascii() and match and is_domain_name(match["domain"])
+        if value and not _is_placeholder(value) and not sound:
             shown = _shown("site_admin_email", value, catalogue)
-            yield Problem(host, "site_admin_email", shown, "an e-mail address", "write it like htr-admin@example.org")
+            domain = ascii_domain(match["domain"]) if match else ""
+            right = f"{value.rpartition('@')[0]}@{domain}" if domain else ""
+            mend = f"write it as {right}" if right.isascii() and right else "write it like htr-admin@example.org"
+            yield Problem(host, "site_admin_email", shown, "an e-mail address in ASCII", mend)
 
 
 def rule_timezone(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:

@@ -456,6 +456,31 @@ def test_wrong_email(value: str) -> None:
     assert only(problems({"site_admin_email": value})).variable == "site_admin_email"
 
 
+@pytest.mark.parametrize(
+    ("value", "mend"),
+    [
+        ("bücher.example.org", "write it as xn--bcher-kva.example.org"),
+        ("https://Bücher.example.org/", "write it as xn--bcher-kva.example.org"),
+        ("straße.example.org", "write the name only, e.g. htr.example.org"),
+        ("https://htr.example.org", "write it as htr.example.org"),
+        ("büche r.example.org", "write the name only, e.g. htr.example.org"),
+    ],
+)
+def test_international_domain(value: str, mend: str) -> None:
+    assert only(problems({"site_domain": value})).mend == mend
+
+
+def test_international_mail_address() -> None:
+    found = only(problems({"site_admin_email": "htr@bücher.example.org"}))
+    assert found.mend == "write it as htr@xn--bcher-kva.example.org"
+    assert only(problems({"site_admin_email": "jörg@example.org"})).mend == "write it like htr-admin@example.org"
+
+
+def test_private_network_has_no_ipv6() -> None:
+    found = problems({"site_private_network": "fd00:10::/64"}, cpu1={"private_address": "fd00:10::10"})
+    assert [problem.mend.split(":")[0] for problem in found] == ["IPv6 is not supported on the private network"] * 2
+
+
 @pytest.mark.parametrize("value", ["Europe/Paris", "Etc/UTC", "UTC", "US/Eastern"])
 def test_time_zones(value: str) -> None:
     assert problems({"base_timezone": value}) == []
