@@ -56,6 +56,19 @@ MIN_PREFIX_LENGTH = 8
 POINT_TO_POINT_PREFIX = 31
 
 _LABEL = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")
+# As /etc/hosts of Debian has them; the cluster's names are written there too, on each host.
+_EVERYBODYS_NAMES = frozenset(
+    {
+        "ip6-allnodes",
+        "ip6-allrouters",
+        "ip6-localhost",
+        "ip6-loopback",
+        "localhost",
+        "localhost.localdomain",
+        "localhost4",
+        "localhost6",
+    }
+)
 _EMAIL = re.compile(r"^[^@\s<>,;:\"]+@(?P<domain>[^@\s<>,;:\"]+)$")
 _PLACEHOLDER = re.compile(r"change[_ -]?me", re.IGNORECASE)
 _ANGLE = re.compile(r"<[^<>@\n]+>")
@@ -177,7 +190,10 @@ def rule_host_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Prob
     """Host names become lines of /etc/hosts and names of workers, where an underscore or a space breaks things."""
     del catalogue
     for host in inventory.hosts:
-        if not is_host_name(host):
+        if host.lower() in _EVERYBODYS_NAMES:
+            mend = "call the host by its own name; ansible_connection: local goes with any"
+            yield Problem(host, "host name", quote(host), "a name that each host does not have for itself", mend)
+        elif not is_host_name(host):
             yield Problem(
                 host,
                 "host name",

@@ -149,6 +149,13 @@ def test_legal_host_names(name: str) -> None:
     assert is_host_name(name)
 
 
+@pytest.mark.parametrize("name", ["localhost", "LocalHost", "localhost.localdomain", "ip6-localhost"])
+def test_name_that_each_host_has_for_itself(name: str) -> None:
+    problem = only(problems(groups={"frontend": (name,)}))
+    assert (problem.host, problem.variable) == (name, "host name")
+    assert "ansible_connection: local" in problem.mend
+
+
 # --- addresses --------------------------------------------------------------------------------------------------------
 
 
