@@ -39,7 +39,7 @@ from .platform_problems import (
 from .platform_queues import QUEUE_RULES
 from .platform_storage import STORAGE_RULES
 from .platform_templates import TEMPLATE_RULES
-from .platform_variables import PLATFORM_GROUPS, Catalogue, Variable
+from .platform_variables import PLATFORM_GROUPS, RESERVED_GROUPS, Catalogue, Variable
 
 # Celery hands a task to another worker when it is not acknowledged within the visibility timeout.
 MIN_VISIBILITY_TIMEOUT_S = 3600
@@ -163,7 +163,7 @@ def rule_compute_hosts(inventory: Inventory, catalogue: Catalogue) -> Iterator[P
 
 def _group_hint(group: str, inventory: Inventory) -> str:
     """``rename the group computes`` where a group looks like the missing one."""
-    others = [name for name in inventory.groups if name not in (*PLATFORM_GROUPS, "all", "ungrouped")]
+    others = [name for name in inventory.groups if name not in (*PLATFORM_GROUPS, *RESERVED_GROUPS, "all", "ungrouped")]
     near = difflib.get_close_matches(group, others, n=1, cutoff=0.7)
     return f"rename the group {near[0]!r} to {group!r}" if near else ""
 
@@ -171,7 +171,7 @@ def _group_hint(group: str, inventory: Inventory) -> str:
 def rule_hosts_have_a_role(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Refuse a host in no group of the platform: it would get nothing, most often because a group is misspelt."""
     del catalogue
-    placed = set(inventory.members(*PLATFORM_GROUPS))
+    placed = set(inventory.members(*PLATFORM_GROUPS, *RESERVED_GROUPS))
     for host in inventory.hosts:
         if host not in placed:
             own = sorted(group for group, members in inventory.groups.items() if host in members and group != "all")
@@ -184,6 +184,16 @@ def rule_hosts_have_a_role(inventory: Inventory, catalogue: Catalogue) -> Iterat
                 f"one of {', '.join(PLATFORM_GROUPS)}",
                 hint or "put the host into a group of the platform, or take it out of the inventory",
             )
+
+
+def rule_reserved_groups(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse a group that does nothing yet: its hosts would be taken for watched."""
+    del catalogue
+    for group in RESERVED_GROUPS:
+        members = inventory.members(group)
+        if members:
+            mend = f"take the group {group} out: nothing uses it yet"
+            yield Problem(THE_INVENTORY, f"group {group}", listed(members), "no host", mend)
 
 
 def rule_host_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
@@ -765,6 +775,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_single_hosts,
     rule_compute_hosts,
     rule_hosts_have_a_role,
+    rule_reserved_groups,
     rule_host_names,
     rule_private_network,
     rule_private_addresses,

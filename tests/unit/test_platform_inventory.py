@@ -116,7 +116,7 @@ def test_every_rule_says_why_it_exists() -> None:
 
 @pytest.mark.parametrize("group", ["frontend", "storage"])
 def test_group_with_one_host(group: str) -> None:
-    members = {"monitoring": ("web", "files")}
+    members = {"compute": ("web", "files", "cpu1", "cpu2")}
     assert only(problems(groups={group: (), **members})).found == "no host"
     assert only(problems(groups={group: ("web", "files")})).found == "2 hosts (web, files)"
 
@@ -147,6 +147,12 @@ def test_illegal_host_name(name: str) -> None:
 @given(st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,10}){0,3}", fullmatch=True))
 def test_legal_host_names(name: str) -> None:
     assert is_host_name(name)
+
+
+def test_group_that_nothing_uses_yet() -> None:
+    problem = only(problems(groups={"monitoring": ("web", "cpu1")}))
+    assert (problem.variable, problem.found) == ("group monitoring", "web, cpu1")
+    assert problems(groups={"monitoring": ()}) == []
 
 
 @pytest.mark.parametrize("name", ["localhost", "LocalHost", "localhost.localdomain", "ip6-localhost"])
