@@ -30,6 +30,7 @@ def filters(root: Path) -> ModuleType:
 def test_names(filters: ModuleType) -> None:
     assert set(filters.FilterModule().filters()) == {
         "breaking_changes",
+        "compute_queues",
         "gpu_cards",
         "gpu_hosts",
         "gpu_report",
@@ -41,6 +42,7 @@ def test_names(filters: ModuleType) -> None:
         "tree_files",
         "tree_id",
         "worker_plan",
+        "worker_queues",
         "postgresql_memory",
         "redis_memory",
     }
