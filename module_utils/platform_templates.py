@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Read for one host from another one, where Ansible resolves no `hostvars` inside of them.
 READ_BY_OTHERS: Final = frozenset(
-    {"ansible_port", "compute_state", "gpu_partition_cards", "private_address", "zfs_pool"}
+    {"ansible_port", "compute_state", "gpu_partition_cards", "private_address", "private_ssh_port", "zfs_pool"}
 )
 #: What a play or a task knows, and nobody before it.
 OF_PLAYS: Final = frozenset(

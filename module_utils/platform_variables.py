@@ -95,6 +95,13 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         example="10.10.0.21",
     ),
     Variable(
+        "private_ssh_port",
+        "int",
+        "Port of ssh on private_address, for backups and copies between hosts. Unset: ansible_port, or 22. A host "
+        "variable, where this computer reaches the host by a port of another machine.",
+        example=22,
+    ),
+    Variable(
         "compute_queues",
         "list",
         "Queues whose jobs a compute host takes. Unset: all of them; jvm only with escriptorium_text_alignment.",

@@ -232,6 +232,7 @@ def test_a_copy_never_goes_back_nor_mounts_nor_trusts_a_stranger(render: Callabl
         "zfs_replica_source": "10.0.0.1",
         "zfs_replica_source_pool": "tank",
         "zfs_replica_target": "copies/replica",
+        "zfs_replica_source_ssh_port": 2222,
     }
     lines = list(re.sub(r"\\\n\s*", "", render("zfs_replica", "zfs-replica.service.j2", **given)).splitlines())
     commands = [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=")]
@@ -240,6 +241,7 @@ def test_a_copy_never_goes_back_nor_mounts_nor_trusts_a_stranger(render: Callabl
         ["zfs-replica@10.0.0.1:tank/backups", "copies/replica/backups"],
     ]
     for command in commands:
+        assert "--sshport 2222 " in command
         assert "--no-rollback" in command, "what the copy alone has would be lost"
         assert '--recvoptions "u o canmount=noauto"' in command
         assert "StrictHostKeyChecking=yes" in command
