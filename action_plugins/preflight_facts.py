@@ -1,8 +1,8 @@
 """Action `preflight_facts`: refuse hosts that cannot carry the platform, all problems of all hosts in one list.
 
 Takes the name of a registered result, ``seen``: on each host the lines of ``df --output=avail -B1 /opt
-/opt/escriptorium/current``; on hosts with cards then the line ``driver``, the version of the loaded driver, and what
-``df --output=size -B1 /dev/shm`` says.
+/opt/escriptorium/current``, and ``no-ipv6`` where the kernel has none; on hosts with cards then the line ``driver``,
+the version of the loaded driver, and what ``df --output=size -B1 /dev/shm`` says.
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.
@@ -27,6 +27,9 @@ except ImportError:
     from ansible.module_utils import platform_inventory, platform_variables
 
 
+NO_IPV6 = "no-ipv6"
+
+
 def number(value: Any) -> int | None:
     """Return a whole number, or None where the value is none."""
     try:
@@ -38,8 +41,14 @@ def number(value: Any) -> int | None:
 def _parts(result: Any) -> tuple[list[str], list[str]]:
     """Return the lines of df, and those of the driver."""
     lines = [str(line).strip() for line in (result or {}).get("stdout_lines") or []]
+    lines = [line for line in lines if line != NO_IPV6]
     place = lines.index("driver") if "driver" in lines else len(lines)
     return lines[:place], lines[place + 1 :]
+
+
+def has_ipv6(result: Any) -> bool:
+    """Return False where the host has said that its kernel has no IPv6."""
+    return NO_IPV6 not in [str(line).strip() for line in (result or {}).get("stdout_lines") or []]
 
 
 def disk_space(result: Any) -> tuple[int | None, bool]:
@@ -99,6 +108,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 has_release=has_release,
                 driver_version=driver,
                 shared_memory_bytes=shared_memory,
+                has_ipv6=has_ipv6(seen),
             )
         except KeyError as error:
             raise AnsibleActionFail(
@@ -119,6 +129,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if isinstance(memory, Mapping)
             else number(memory),
             gpu=self._gpu(setting),
+            ipv6=boolean(setting("nginx_ipv6", "yes")),
         )
         roles = frozenset(
             group for group in platform_inventory.DEFAULT_MEMORY_MB if name in variables["groups"].get(group, ())

@@ -859,7 +859,7 @@ class HostFacts:
     ``version`` is the whole version of the distribution ("12.7", "24.04"), ``memory_mb`` MB of 1024 * 1024 bytes as
     Ansible's facts count them, ``release_free_bytes`` the free space under /opt, ``has_release`` whether the host
     carries a release already, ``driver_version`` the version of NVIDIA's driver that is loaded (empty where none is),
-    ``shared_memory_bytes`` the size of /dev/shm. None where not known.
+    ``shared_memory_bytes`` the size of /dev/shm, ``has_ipv6`` whether its kernel knows IPv6. None where not known.
     """
 
     distribution: str
@@ -872,6 +872,7 @@ class HostFacts:
     has_release: bool = False
     driver_version: str = ""
     shared_memory_bytes: int | None = None
+    has_ipv6: bool = True
 
     @property
     def system(self) -> str:
@@ -897,12 +898,16 @@ class GpuSettings:
 
 @dataclass(frozen=True)
 class FactsSettings:
-    """Bounds of the facts stage for one host (site variables preflight_*); ``gpu`` is None where it has no cards."""
+    """Bounds of the facts stage for one host (site variables preflight_*).
+
+    ``gpu`` is None where it has no cards; ``ipv6`` says whether the web server is to listen there.
+    """
 
     allow_untested: bool = False
     release_disk_gb: float = DEFAULT_RELEASE_DISK_GB
     memory_mb: int | Mapping[str, int] | None = None
     gpu: GpuSettings | None = None
+    ipv6: bool = True
 
     def memory_for(self, role: str) -> int:
         """Memory in MB that a host of the group ``role`` must have."""
@@ -979,6 +984,13 @@ def fact_memory(host: FactsHost) -> Iterator[Problem]:
         )
 
 
+def fact_ipv6(host: FactsHost) -> Iterator[Problem]:
+    """Without IPv6 in the kernel nginx does not start with an address of it, and there is no site at all."""
+    if "frontend" in host.roles and host.settings.ipv6 and not host.facts.has_ipv6:
+        mend = "set nginx_ipv6: false, or boot the host with IPv6 (without ipv6.disable=1)"
+        yield Problem(host.name, "IPv6", "none in the kernel", "IPv6, which nginx is to listen on", mend)
+
+
 def fact_driver(host: FactsHost) -> Iterator[Problem]:
     """Want a driver that knows the release's CUDA: with an older one every training fails at its start."""
     gpu = host.settings.gpu
@@ -1043,6 +1055,7 @@ HOST_FACT_RULES: tuple[Callable[[FactsHost], Iterator[Problem]], ...] = (
     fact_architecture,
     fact_disk,
     fact_memory,
+    fact_ipv6,
     fact_driver,
     fact_shared_memory,
 )

@@ -131,6 +131,16 @@ def test_disk_space_is_read_from_df(root: Path, result: object, expected: tuple[
     assert action.disk_space(result) == expected
 
 
+def test_a_host_says_that_it_has_no_ipv6(root: Path) -> None:
+    action = load(root / "action_plugins" / "preflight_facts.py")
+    seen = {"stdout_lines": ["Avail", "1000", "no-ipv6", "driver", "535.1", "1B-blocks", "67108864"]}
+    assert not action.has_ipv6(seen)
+    assert action.disk_space(seen) == (1000, False)
+    assert action.gpu_state(seen) == ("535.1", 67108864)
+    assert action.has_ipv6({"stdout_lines": ["Avail", "1000"]})
+    assert action.has_ipv6(None)
+
+
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [

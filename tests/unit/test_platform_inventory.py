@@ -594,6 +594,14 @@ def test_architecture() -> None:
     assert only(check_facts([host("a", replace(DEBIAN_12, architecture="aarch64"), "compute")])).found == "aarch64"
 
 
+def test_web_server_without_ipv6() -> None:
+    without = replace(DEBIAN_12, has_ipv6=False)
+    (found,) = check_facts([FactsHost("web", without, frozenset({"frontend"}))])
+    assert found.mend.startswith("set nginx_ipv6: false")
+    assert check_facts([FactsHost("web", without, frozenset({"frontend"}), FactsSettings(ipv6=False))]) == []
+    assert check_facts([FactsHost("cpu", without, frozenset({"compute"}))]) == []
+
+
 def test_application_hosts_run_the_same_system() -> None:
     hosts = [
         host("web", DEBIAN_12, "frontend"),

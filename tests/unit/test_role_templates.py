@@ -264,6 +264,17 @@ def test_the_site_is_reached_by_tls_and_its_metrics_from_inside(render: Callable
     assert rules == ["allow 127.0.0.1;", "allow 10.0.0.0/24;", "deny all;"]
 
 
+def test_the_site_listens_on_ipv6_where_there_is_any(render: Callable[..., str]) -> None:
+    given = {"nginx_server_name": "htr.example.org", "nginx_private_network": "10.0.0.0/24"}
+    both = re.findall(r"listen (\S+)", render("nginx", "site.conf.j2", **given))
+    assert both == ["80", "[::]:80", "443", "[::]:443"]
+    for without in (False, "false"):
+        assert re.findall(r"listen (\S+)", render("nginx", "site.conf.j2", **given, nginx_ipv6=without)) == [
+            "80",
+            "443",
+        ]
+
+
 def test_a_part_of_debian_is_added_once_and_to_debians_own_sources(resolve: Callable[..., Any]) -> None:
     def added(line: str, path: str = "/etc/apt/sources.list") -> str:
         pattern = resolve("debian_components", "{{ __debian_components_pattern }}", item=[{"path": path}, "contrib"])
