@@ -174,6 +174,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             argument_spec={"secrets": {"type": "str", "choices": ["required", "generated"], "default": "required"}}
         )
 
+        # playbooks/action_plugins is a link to this folder: without it nobody would get here to be told.
+        if ROOT / "filter_plugins" not in [Path(path).resolve() for path in constants.DEFAULT_FILTER_PLUGIN_PATH or ()]:
+            raise AnsibleActionFail(
+                f"Ansible has not read {ROOT}/ansible.cfg. It reads the one of the folder where it is started, unless "
+                f"everybody may write there. Start it in {ROOT} (chmod o-w {ROOT}), or export "
+                f"ANSIBLE_CONFIG={ROOT}/ansible.cfg"
+            )
+
         try:
             catalogue = platform_variables.load_catalogue(ROOT)
         except platform_variables.CatalogueError as error:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    import subprocess
 
 RunPlaybook = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -40,6 +38,22 @@ def test_wrong_inventory_is_refused(case: str, run_playbook: RunPlaybook, tmp_pa
     for secret in lines(EXAMPLES / case / "hidden.txt"):
         assert secret not in output
     assert not (tmp_path / "contacted").exists()
+
+
+def test_ansible_that_has_not_read_its_settings_is_told(ansible_playbook: str, root: Path, tmp_path: Path) -> None:
+    """As where everybody may write to the folder, or from another one. Before: "couldn't resolve module/action"."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    result = subprocess.run(
+        [ansible_playbook, "-i", str(root / "inventories/single"), str(root / "playbooks/preflight.yml")],
+        cwd=tmp_path,
+        env=environment | {"HOME": str(tmp_path), "ANSIBLE_HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert f"export ANSIBLE_CONFIG={root}/ansible.cfg" in " ".join(result.stdout.split())
 
 
 def test_limit_does_not_switch_preflight_off(run_playbook: RunPlaybook) -> None:
