@@ -128,20 +128,18 @@ class OperatorVariables:
 
     def _resolve(self, host: str, name: str, value: Any, raw: Any, engine: Templar) -> Any:
         """Return a template's value as other hosts see it, or else as its host does, which knows hostvars."""
-        reason: Exception
-        try:
-            return plain(engine.template(raw[name]))
-        except (AnsibleError, KeyError) as error:
-            reason = error
+        engines = [engine]
         if name not in platform_templates.READ_BY_OTHERS:
-            own = Templar(loader=self._loader, variables={**raw, "hostvars": self._hostvars})
+            engines.append(Templar(loader=self._loader, variables={**raw, "hostvars": self._hostvars}))
+        reason = "read as it is written"
+        for one in engines if name not in platform_templates.READ_AS_WRITTEN else ():
             try:
-                return plain(own.template(raw.get(name, value)))
+                return plain(one.template(raw.get(name, value)))
             except AnsibleError as error:
-                reason = error
+                reason = str(error)
         self.unresolvable.setdefault(host, {})[name] = platform_problems.Unresolvable(
             value if isinstance(value, str) else "",
-            str(reason).split("\n", maxsplit=1)[0],
+            reason.split("\n", maxsplit=1)[0],
             platform_templates.reachable(value, raw),
         )
         return platform_problems.UNRESOLVED

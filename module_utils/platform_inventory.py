@@ -69,6 +69,9 @@ _EVERYBODYS_NAMES = frozenset(
         "localhost6",
     }
 )
+_DATABASE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+# What pg_hba.conf takes for many databases or users.
+_ACCESS_WORDS = frozenset({"all", "replication", "samegroup", "samerole", "sameuser"})
 _EMAIL = re.compile(r"^[^@\s<>,;:\"]+@(?P<domain>[^@\s<>,;:\"]+)$")
 _PLACEHOLDER = re.compile(r"change[_ -]?me", re.IGNORECASE)
 _ANGLE = re.compile(r"<[^<>@\n]+>")
@@ -717,6 +720,26 @@ def rule_domain(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]
             yield Problem(host, "site_domain", _shown("site_domain", value, catalogue), wanted, mend)
 
 
+def rule_further_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want further names of the site as browsers send them: any other one is refused to its users."""
+    for host, value in given(inventory, "escriptorium_allowed_hosts", list):
+        for index, name in enumerate(value):
+            if isinstance(name, str) and not name.isascii():
+                path = f"escriptorium_allowed_hosts[{index}]"
+                right = ascii_domain(name)
+                mend = f"write it as {right}" if right else "write it as DNS has it"
+                yield Problem(host, path, _shown(path, name, catalogue), "a name in ASCII", mend)
+
+
+def rule_database_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want plain names: access rules part them at blanks and commas, and take some words for everybody."""
+    for name in ("postgresql_database", "postgresql_user"):
+        for host, value in given(inventory, name, str):
+            if not _DATABASE_NAME.fullmatch(value) or value in _ACCESS_WORDS:
+                wanted = "letters, digits and _ . -, and no word of pg_hba.conf"
+                yield Problem(host, name, _shown(name, value, catalogue), wanted, f"write {catalogue.default(name)}")
+
+
 def rule_email(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Error reports and the first account go to this address."""
     for host, value in given(inventory, "site_admin_email", str):
@@ -796,6 +819,8 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_secret_characters,
     rule_placeholders,
     rule_domain,
+    rule_further_names,
+    rule_database_names,
     rule_email,
     rule_timezone,
     rule_version,

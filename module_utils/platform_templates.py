@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 READ_BY_OTHERS: Final = frozenset(
     {"ansible_port", "compute_state", "gpu_partition_cards", "private_address", "private_ssh_port", "zfs_pool"}
 )
+#: Read as it is written, where plays choose their hosts (lookup absent_hosts): a template would never be `absent`.
+READ_AS_WRITTEN: Final = frozenset({"compute_state"})
 #: What a play or a task knows, and nobody before it.
 OF_PLAYS: Final = frozenset(
     {"ansible_limit", "ansible_play_batch", "ansible_play_hosts", "item", "play_hosts", "role_path"}
@@ -58,6 +60,9 @@ def _problem(host: str, name: str, why: Unresolvable, known: frozenset[str], cat
     """Return what is wrong with a value that cannot be resolved; None where it may wait."""
     missing = _UNDEFINED.search(why.error)
     absent = missing[1] if missing else ""
+    if name in READ_AS_WRITTEN:
+        mend = "write the value out: plays choose their hosts by it before they resolve anything"
+        return Problem(host, name, quote(why.template), "a value without a template", mend)
     shown = quote(why.template) if why.template and not catalogue.is_secret(name) else "a template"
     if absent == "hostvars":
         mend = "write the value out: other hosts read it, and find no hostvars in it"

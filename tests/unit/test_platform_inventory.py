@@ -43,6 +43,8 @@ ROLE_VARIABLES = (
     Variable("nginx_tls_key", "str", "", default="", has_default=True),
     Variable("postgresql_buffers_mb", "int", "", default=0, has_default=True),
     Variable("celery_worker_overrides", "dict", "", default={}, has_default=True),
+    Variable("escriptorium_allowed_hosts", "list", "", elements="str", default=[], has_default=True),
+    Variable("postgresql_database", "str", "", default="escriptorium", has_default=True),
     Variable("base_timezone", "str", "", default="Etc/UTC", has_default=True),
     Variable("shared_storage_path", "str", "", default="/srv/escriptorium", has_default=True),
     Variable("mail_password", "str", "", secret=True, default="", has_default=True),
@@ -487,6 +489,17 @@ def test_international_mail_address() -> None:
     found = only(problems({"site_admin_email": "htr@bücher.example.org"}))
     assert found.mend == "write it as htr@xn--bcher-kva.example.org"
     assert only(problems({"site_admin_email": "jörg@example.org"})).mend == "write it like htr-admin@example.org"
+
+
+def test_further_names_are_written_as_browsers_send_them() -> None:
+    found = only(problems({"escriptorium_allowed_hosts": ["htr.example.org", "Bücher.example.org", "10.10.0.10"]}))
+    assert (found.variable, found.mend) == ("escriptorium_allowed_hosts[1]", "write it as xn--bcher-kva.example.org")
+
+
+@pytest.mark.parametrize("value", ["all", "my db", "a,b", "", "+admins", "@file"])
+def test_names_that_access_rules_read_otherwise(value: str) -> None:
+    assert only(problems({"postgresql_database": value})).mend == "write escriptorium"
+    assert problems({"postgresql_database": "Htr_2-test"}) == []
 
 
 def test_private_network_has_no_ipv6() -> None:

@@ -67,6 +67,12 @@ def test_values_that_other_hosts_read_have_no_hostvars() -> None:
     assert found.wanted == "a value without hostvars"
 
 
+def test_what_plays_choose_their_hosts_by_is_written_out() -> None:
+    """The lookup absent_hosts reads it raw: a template that gives `absent` left the host among all others."""
+    (found,) = problems("compute_state", "read as it is written", template="{{ x_state }}")
+    assert (found.found, found.wanted) == ("'{{ x_state }}'", "a value without a template")
+
+
 def test_a_template_that_fails() -> None:
     (found,) = problems("celery_worker_overrides", "No filter named 'blah'.", "x_domain", "blah")
     assert found.found.endswith("which fails: No filter named 'blah'.")
