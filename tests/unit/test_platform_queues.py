@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import filter_loader, init_plugin_loader
 from ansible.template import Templar
 
 from module_utils import platform_queues
@@ -19,14 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("ansible_plugins")
+
 CARD = {"gpu_partition_cards": [{"model": "A100-40GB", "pci_address": "0000:17:00.0", "backend": "none"}]}
 
 
 @pytest.fixture(scope="module")
 def derive(root: Path) -> Callable[..., list[str]]:
     """Evaluate celery_worker_queues as group_vars/all/application.yml has it."""
-    init_plugin_loader()
-    filter_loader.add_directory(str(root / "filter_plugins"))
     loader = DataLoader()
     derived = loader.load_from_file(str(root / "group_vars/all/application.yml"), trusted_as_template=True)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import filter_loader, init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 if TYPE_CHECKING:
@@ -19,14 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytestmark = pytest.mark.usefixtures("ansible_plugins")
+
 DEBIAN = {"memtotal_mb": 65536, "distribution": "Debian", "distribution_major_version": "12"}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _plugins(root: Path) -> None:
-    """Have Ansible find its own plugins, and the filters of this repository."""
-    init_plugin_loader()
-    filter_loader.add_directory(str(root / "filter_plugins"))
 
 
 @pytest.fixture
