@@ -163,8 +163,11 @@ def _mistyped(path: Path) -> str:
     if path.suffix in SUFFIXES or not path.is_file():
         return ""
     near = difflib.get_close_matches(path.suffix.lower(), SUFFIXES[1:], n=1, cutoff=0.75)
-    with path.open("rb") as stream:
-        encrypted = stream.read(len(VAULT_HEADER)) == VAULT_HEADER.encode()
+    try:
+        with path.open("rb") as stream:
+            encrypted = stream.read(len(VAULT_HEADER)) == VAULT_HEADER.encode()
+    except OSError:
+        encrypted = False
     suffix = near[0] if near else ".yml" if encrypted else ""
     return f"did you mean {path.stem + suffix!r}?" if suffix else ""
 

@@ -666,16 +666,24 @@ def rule_weak_secrets(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pr
                 yield Problem(host, name, "a secret of very few different characters", wanted, mend)
 
 
-def rule_secret_characters(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
-    """Refuse what files of settings cannot carry: a service would read another password than its clients."""
+def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield (path, text) of a value, of one that is a mapping too: its values become lines of a file."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _texts(f"{name}.{key}", part)
+
+
+def rule_one_line(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse what a line of settings cannot carry: a service would read another value, or password, than was given."""
     for host, values in inventory.variables.items():
         for name, value in values.items():
-            if not isinstance(value, str) or name not in catalogue.variables or not catalogue.is_secret(name):
-                continue
-            if any(unicodedata.category(letter) == "Cc" for letter in value):
-                yield Problem(host, name, "a line break or control character", "one line of text", "take it out")
-            elif value != value.strip():
-                yield Problem(host, name, "a blank at an end", "text without it", "take the blank out")
+            for path, text in _texts(name, value) if name in catalogue.variables else ():
+                if any(unicodedata.category(letter) == "Cc" for letter in text):
+                    yield Problem(host, path, "a line break or control character", "one line of text", "take it out")
+                elif catalogue.is_secret(name) and text != text.strip():
+                    yield Problem(host, path, "a blank at an end", "text without it", "take the blank out")
 
 
 def _placeholders(path: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -816,7 +824,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     *GPU_RULES,
     *STORAGE_RULES,
     rule_weak_secrets,
-    rule_secret_characters,
+    rule_one_line,
     rule_placeholders,
     rule_domain,
     rule_further_names,

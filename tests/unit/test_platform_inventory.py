@@ -45,6 +45,8 @@ ROLE_VARIABLES = (
     Variable("celery_worker_overrides", "dict", "", default={}, has_default=True),
     Variable("escriptorium_allowed_hosts", "list", "", elements="str", default=[], has_default=True),
     Variable("postgresql_database", "str", "", default="escriptorium", has_default=True),
+    Variable("nginx_tls_note", "str", "", default="", has_default=True),
+    Variable("celery_environment", "dict", "", default={}, has_default=True),
     Variable("base_timezone", "str", "", default="Etc/UTC", has_default=True),
     Variable("shared_storage_path", "str", "", default="/srv/escriptorium", has_default=True),
     Variable("mail_password", "str", "", secret=True, default="", has_default=True),
@@ -422,8 +424,12 @@ def test_secrets_are_never_shown(value: str) -> None:
     assert "QzQz" not in report(found)
 
 
-def test_password_of_a_role_is_one_line() -> None:
+def test_settings_are_one_line() -> None:
     assert only(problems({"mail_password": "two\nlines"})).mend == "take it out"
+    assert only(problems({"nginx_tls_note": "a\tb"})).mend == "take it out"
+    nested = only(problems({"celery_environment": {"A": "a b", "B": "two\nlines"}}))
+    assert (nested.variable, nested.mend) == ("celery_environment.B", "take it out")
+    assert problems({"x_text": "two\nlines", "nginx_tls_note": " a "}) == []
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_mails_go_as_the_mail_server_wants_them(render: Callable[..., str], secu
     given = {"mail_relay_host": "mail.example.org", "mail_relay_user": "htr", "mail_relay_password": "secret"}
     found = settings(render("mail_relay", "msmtprc.j2", mail_relay_security=security, **given))
     assert {name: value for name, value in found.items() if name in {"tls", "tls_starttls"}} == tls
-    assert (found["host"], found["user"], found["password"]) == ("mail.example.org", "htr", "secret")
+    assert (found["host"], found["user"], found["password"]) == ("mail.example.org", '"htr"', '"secret"')
     assert found["tls_trust_file"] == "/etc/ssl/certs/ca-certificates.crt"
 
 
