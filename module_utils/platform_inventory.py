@@ -892,7 +892,8 @@ class HostFacts:
     ``version`` is the whole version of the distribution ("12.7", "24.04"), ``memory_mb`` MB of 1024 * 1024 bytes as
     Ansible's facts count them, ``release_free_bytes`` the free space under /opt, ``has_release`` whether the host
     carries a release already, ``driver_version`` the version of NVIDIA's driver that is loaded (empty where none is),
-    ``shared_memory_bytes`` the size of /dev/shm, ``has_ipv6`` whether its kernel knows IPv6. None where not known.
+    ``shared_memory_bytes`` the size of /dev/shm, ``has_ipv6`` whether its kernel knows IPv6,
+    ``has_timezone`` whether it knows the site's time zone. None where not known.
     """
 
     distribution: str
@@ -906,6 +907,7 @@ class HostFacts:
     driver_version: str = ""
     shared_memory_bytes: int | None = None
     has_ipv6: bool = True
+    has_timezone: bool = True
 
     @property
     def system(self) -> str:
@@ -941,6 +943,7 @@ class FactsSettings:
     memory_mb: int | Mapping[str, int] | None = None
     gpu: GpuSettings | None = None
     ipv6: bool = True
+    timezone: str = "Etc/UTC"
 
     def memory_for(self, role: str) -> int:
         """Memory in MB that a host of the group ``role`` must have."""
@@ -1024,6 +1027,13 @@ def fact_ipv6(host: FactsHost) -> Iterator[Problem]:
         yield Problem(host.name, "IPv6", "none in the kernel", "IPv6, which nginx is to listen on", mend)
 
 
+def fact_timezone(host: FactsHost) -> Iterator[Problem]:
+    """Want a time zone that the host has: it shows UTC else, and old names are in a package of their own by now."""
+    if not host.facts.has_timezone:
+        mend = "write the zone's present name (America/New_York for US/Eastern), or install tzdata-legacy there"
+        yield Problem(host.name, "base_timezone", quote(host.settings.timezone), "a time zone of the host", mend)
+
+
 def fact_driver(host: FactsHost) -> Iterator[Problem]:
     """Want a driver that knows the release's CUDA: with an older one every training fails at its start."""
     gpu = host.settings.gpu
@@ -1089,6 +1099,7 @@ HOST_FACT_RULES: tuple[Callable[[FactsHost], Iterator[Problem]], ...] = (
     fact_disk,
     fact_memory,
     fact_ipv6,
+    fact_timezone,
     fact_driver,
     fact_shared_memory,
 )

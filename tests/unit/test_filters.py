@@ -131,14 +131,15 @@ def test_disk_space_is_read_from_df(root: Path, result: object, expected: tuple[
     assert action.disk_space(result) == expected
 
 
-def test_a_host_says_that_it_has_no_ipv6(root: Path) -> None:
+def test_a_host_says_what_it_lacks(root: Path) -> None:
     action = load(root / "action_plugins" / "preflight_facts.py")
-    seen = {"stdout_lines": ["Avail", "1000", "no-ipv6", "driver", "535.1", "1B-blocks", "67108864"]}
-    assert not action.has_ipv6(seen)
+    seen = {"stdout_lines": ["Avail", "1000", "no-ipv6", "no-timezone", "driver", "535.1", "1B-blocks", "67108864"]}
+    assert action.has_said(seen, action.NO_IPV6)
+    assert action.has_said(seen, action.NO_TIMEZONE)
     assert action.disk_space(seen) == (1000, False)
     assert action.gpu_state(seen) == ("535.1", 67108864)
-    assert action.has_ipv6({"stdout_lines": ["Avail", "1000"]})
-    assert action.has_ipv6(None)
+    assert not action.has_said({"stdout_lines": ["Avail", "1000"]}, action.NO_IPV6)
+    assert not action.has_said(None, action.NO_TIMEZONE)
 
 
 @pytest.mark.parametrize(

@@ -621,6 +621,14 @@ def test_web_server_without_ipv6() -> None:
     assert check_facts([FactsHost("cpu", without, frozenset({"compute"}))]) == []
 
 
+def test_time_zone_that_a_host_lacks() -> None:
+    settings = FactsSettings(timezone="US/Eastern")
+    (found,) = check_facts(
+        [FactsHost("store", replace(DEBIAN_12, has_timezone=False), frozenset({"storage"}), settings)]
+    )
+    assert (found.variable, found.found) == ("base_timezone", "'US/Eastern'")
+
+
 def test_application_hosts_run_the_same_system() -> None:
     hosts = [
         host("web", DEBIAN_12, "frontend"),
