@@ -1,9 +1,9 @@
 """Action `generate_secrets`: make the secrets that the site does not have yet, beside its inventory.
 
 No arguments. A secret counts as given where any host of the inventory has it. New values are added to
-``<inventory_dir>/group_vars/all/secrets.yml`` (mode 0600) and returned under ``secrets`` with the whole result hidden
-from logs. In check mode nothing is written and the values are thrown away at the end of the run. The logic is in
-module_utils/platform_secrets.py.
+``group_vars/all/secrets.yml`` (mode 0600) beside what ``-i`` names, where every host reads them, and returned under
+``secrets`` with the whole result hidden from logs. In check mode nothing is written and the values are thrown away at
+the end of the run. The logic is in module_utils/platform_secrets.py and platform_files.py.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import ansible.module_utils
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+ROOT = Path(__file__).resolve().parent.parent
+
 try:
-    from ansible.module_utils import platform_secrets
+    from ansible.module_utils import platform_files, platform_secrets
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
-    ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_secrets
+    ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
+    from ansible.module_utils import platform_files, platform_secrets
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -48,10 +50,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             result["msg"] = "The site has all of its secrets."
             return result
 
-        folder = variables.get("inventory_dir")
+        sources = variables["ansible_inventory_sources"]
+        folder = platform_files.secrets_folder(sources, variables.get("inventory_dir"))
         if not folder:
             raise AnsibleActionFail("secrets are kept beside the inventory: give it as a file or a folder with -i")
-        path = Path(folder) / platform_secrets.RELATIVE_PATH
+        # Secrets may lie in a file that nobody reads: a second set would part the site from its data.
+        groups = variables["groups"]
+        problems = platform_files.check_files(sources, groups, groups["all"], ROOT)
+        problems += platform_files.check_secrets_place(folder, ROOT)
+        if problems:
+            raise AnsibleActionFail("\n".join(problem.text() for problem in problems))
+        path = folder / platform_secrets.RELATIVE_PATH
         shown = os.path.relpath(path)
         if shown.startswith(os.pardir):
             shown = str(path)

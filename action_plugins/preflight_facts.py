@@ -1,8 +1,9 @@
 """Action `preflight_facts`: refuse hosts that cannot carry the platform, all problems of all hosts in one list.
 
 Takes the name of a registered result, ``seen``: on each host the lines of ``df --output=avail -B1 /opt
-/opt/escriptorium/current``; on hosts with cards then the line ``driver``, the version of the loaded driver, and what
-``df --output=size -B1 /dev/shm`` says.
+/opt/escriptorium/current``, ``no-ipv6`` where the kernel has none, and ``no-timezone`` where the site's is unknown; on
+hosts with cards then the line ``driver``, the version of the loaded driver, and what ``df --output=size -B1 /dev/shm``
+says.
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.
@@ -27,6 +28,10 @@ except ImportError:
     from ansible.module_utils import platform_inventory, platform_variables
 
 
+NO_IPV6 = "no-ipv6"
+NO_TIMEZONE = "no-timezone"
+
+
 def number(value: Any) -> int | None:
     """Return a whole number, or None where the value is none."""
     try:
@@ -38,8 +43,14 @@ def number(value: Any) -> int | None:
 def _parts(result: Any) -> tuple[list[str], list[str]]:
     """Return the lines of df, and those of the driver."""
     lines = [str(line).strip() for line in (result or {}).get("stdout_lines") or []]
+    lines = [line for line in lines if line not in (NO_IPV6, NO_TIMEZONE)]
     place = lines.index("driver") if "driver" in lines else len(lines)
     return lines[:place], lines[place + 1 :]
+
+
+def has_said(result: Any, word: str) -> bool:
+    """Return True where the host has said the word of a thing that it lacks."""
+    return word in [str(line).strip() for line in (result or {}).get("stdout_lines") or []]
 
 
 def disk_space(result: Any) -> tuple[int | None, bool]:
@@ -99,6 +110,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 has_release=has_release,
                 driver_version=driver,
                 shared_memory_bytes=shared_memory,
+                has_ipv6=not has_said(seen, NO_IPV6),
+                has_timezone=not has_said(seen, NO_TIMEZONE),
             )
         except KeyError as error:
             raise AnsibleActionFail(
@@ -119,6 +132,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if isinstance(memory, Mapping)
             else number(memory),
             gpu=self._gpu(setting),
+            timezone=str(setting("base_timezone", "Etc/UTC")),
+            ipv6=boolean(setting("nginx_ipv6", "yes")),
         )
         roles = frozenset(
             group for group in platform_inventory.DEFAULT_MEMORY_MB if name in variables["groups"].get(group, ())

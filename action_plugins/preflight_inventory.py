@@ -10,15 +10,20 @@ and platform_playbooks.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import ansible.module_utils
-from ansible import context
+import ansible.plugins
+from ansible import constants, context
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.inventory.manager import InventoryManager
 from ansible.plugins.action import ActionBase
+from ansible.template import Templar
+from ansible.utils.collection_loader import AnsibleCollectionConfig
 from ansible.utils.vars import load_extra_vars
 from ansible.vars.manager import VariableManager
 
@@ -26,20 +31,24 @@ ROOT = Path(__file__).resolve().parent.parent
 
 try:
     from ansible.module_utils import (
+        platform_files,
         platform_inventory,
         platform_playbooks,
         platform_problems,
         platform_queues,
+        platform_templates,
         platform_variables,
     )
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
     from ansible.module_utils import (
+        platform_files,
         platform_inventory,
         platform_playbooks,
         platform_problems,
         platform_queues,
+        platform_templates,
         platform_variables,
     )
 
@@ -83,9 +92,22 @@ MAGIC_ANSIBLE_NAMES = frozenset(
 )
 
 
+def ansible_names(used: Iterable[str]) -> frozenset[str]:
+    """Variables that Ansible itself knows; collections are read only where one of the names used is none of its own."""
+    mapping = constants.MAGIC_VARIABLE_MAPPING.values()
+    known = {*constants.COMMON_CONNECTION_VARS, *(name for names in mapping for name in names)}
+    known |= {"ansible_python_interpreter"}
+    known |= platform_variables.plugin_variables(Path(ansible.plugins.__file__).parent)
+    if any(name.startswith("ansible_") and name not in known for name in used):
+        for folder in AnsibleCollectionConfig.collection_paths:
+            for plugins in Path(folder, "ansible_collections").glob("*/*/plugins"):
+                known |= platform_variables.plugin_variables(plugins)
+    return frozenset(known)
+
+
 def plain(value: Any) -> Any:
     """Return a value without Ansible's tags, decrypted; ``UNRESOLVED`` where its vault password was not given."""
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int | float | date):
         return value
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
@@ -105,34 +127,73 @@ def playbooks_of_run() -> list[str] | None:
     return None
 
 
+def refuse_without_settings() -> None:
+    """End where Ansible has not read this repository's settings.
+
+    playbooks/action_plugins is a link to this folder: without it nobody would get here to be told.
+    """
+    if ROOT / "filter_plugins" not in [Path(path).resolve() for path in constants.DEFAULT_FILTER_PLUGIN_PATH or ()]:
+        raise AnsibleActionFail(
+            f"Ansible has not read {ROOT}/ansible.cfg. It reads the one of the folder where it is started, unless "
+            f"everybody may write there. Start it in {ROOT} (chmod o-w {ROOT}), or export "
+            f"ANSIBLE_CONFIG={ROOT}/ansible.cfg"
+        )
+
+
+def without(names: Iterable[str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by their names, but those of some names."""
+    return {name: value for name, value in values.items() if name not in names}
+
+
 class OperatorVariables:
     """Variables that the operator wrote, for each host, with templates resolved as far as that needs no facts."""
 
     def __init__(self, sources: Any, hostvars: Any, loader: Any) -> None:
         self._inventory = InventoryManager(loader=loader, sources=list(sources))
         self._hostvars = hostvars
+        self._loader = loader
         self._manager = VariableManager(loader=loader, inventory=self._inventory)
         # Without this, group_vars beside the playbook (what the repository derives) would be mixed in.
         self._manager.safe_basedir = False
         self.given = {str(name): plain(value) for name, value in load_extra_vars(loader).items()}
+        self.unresolvable: dict[str, dict[str, platform_problems.Unresolvable]] = {}
+        self._known: dict[str, dict[str, Any]] = {}
 
-    def _resolve(self, host: str, name: str) -> Any:
-        try:
-            return plain(self._hostvars[host][name])
-        except (AnsibleError, KeyError):
-            return platform_problems.UNRESOLVED
+    def _resolve(self, host: str, name: str, value: Any, raw: Any, engine: Templar) -> Any:
+        """Return a template's value as other hosts see it, or else as its host does, which knows hostvars."""
+        engines = [engine]
+        if name not in platform_templates.READ_BY_OTHERS:
+            engines.append(Templar(loader=self._loader, variables={**raw, "hostvars": self._hostvars}))
+        reason = "read as it is written"
+        for one in engines if name not in platform_templates.READ_AS_WRITTEN else ():
+            try:
+                return plain(one.template(raw.get(name, value)))
+            except AnsibleError as error:
+                reason = str(error)
+        self.unresolvable.setdefault(host, {})[name] = platform_problems.Unresolvable(
+            value if isinstance(value, str) else "",
+            reason.split("\n", maxsplit=1)[0],
+            platform_templates.reachable(value, raw),
+        )
+        return platform_problems.UNRESOLVED
 
     def of(self, host: str) -> dict[str, Any]:
         """Variables of one host by name."""
-        raw = self._manager.get_vars(host=self._inventory.get_host(host), include_hostvars=False)
-        found: dict[str, Any] = {}
-        for name, value in raw.items():
-            if name in MAGIC_NAMES or name in MAGIC_ANSIBLE_NAMES:
-                continue
-            found[str(name)] = (
-                self._resolve(host, name) if platform_variables.contains_template(value) else plain(value)
-            )
-        return found
+        if host not in self._known:
+            self._known[host] = self._read(host)
+        return self._known[host]
+
+    def _read(self, host: str) -> dict[str, Any]:
+        given = self._manager.get_vars(host=self._inventory.get_host(host), include_hostvars=False)
+        raw = self._hostvars.raw_get(host)
+        engine = Templar(loader=self._loader, variables=raw)
+        return {
+            str(name): self._resolve(host, str(name), value, raw, engine)
+            if platform_variables.contains_template(value)
+            else plain(value)
+            for name, value in given.items()
+            if name not in MAGIC_NAMES and name not in MAGIC_ANSIBLE_NAMES
+        }
 
     def present(self, pattern: str) -> list[str]:
         """Hosts of a pattern that have not left the platform, sorted, whatever ``--limit`` is."""
@@ -148,6 +209,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Fail with the list of problems, or say how many hosts were checked."""
+        refuse_without_settings()
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         _, arguments = self.validate_argument_spec(
@@ -175,18 +237,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except platform_variables.CatalogueError as error:
             raise AnsibleActionFail(f"this repository cannot be read: {error}") from error
 
+        sources = variables["ansible_inventory_sources"]
         groups = {str(name): tuple(map(str, hosts)) for name, hosts in variables["groups"].items()}
         own = {name for name in operator.given if not platform_playbooks.belongs_to_hosts(name, run, catalogue)}
-        inventory = platform_problems.Inventory(
-            groups,
-            {
-                host: {name: value for name, value in operator.of(host).items() if name not in own}
-                for host in groups.get("all", ())
-            },
-        )
+        values = {host: without(own, operator.of(host)) for host in groups.get("all", ())}
+        unresolvable = {host: without(own, names) for host, names in operator.unresolvable.items()}
+        inventory = platform_problems.Inventory(groups, values, unresolvable)
+        catalogue = replace(catalogue, ansible_names=ansible_names({name for host in values.values() for name in host}))
+
         given = platform_playbooks.check_given(operator.given, run, catalogue)
+        problems = given + platform_files.check_files(sources, groups, inventory.hosts, ROOT)
+        folder = platform_files.secrets_folder(sources, variables.get("inventory_dir"))
+        if not secrets_required and folder and platform_inventory.missing_secrets(inventory, catalogue):
+            problems += platform_files.check_secrets_place(folder, ROOT)
         found = platform_inventory.check_inventory(inventory, catalogue, secrets_required=secrets_required)
-        problems = given + [platform_playbooks.with_playbooks(problem, run) for problem in found]
+        problems += [platform_playbooks.with_playbooks(problem, run) for problem in found]
         if problems:
             count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
             return {

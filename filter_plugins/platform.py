@@ -13,13 +13,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 try:
-    from ansible.module_utils import platform_capacity, platform_restore, platform_tree, platform_version
+    from ansible.module_utils import (
+        platform_capacity,
+        platform_queues,
+        platform_restore,
+        platform_tree,
+        platform_version,
+    )
     from ansible.module_utils.gpu_partition import cards as gpu
     from ansible.module_utils.gpu_partition import report, workers
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_capacity, platform_restore, platform_tree, platform_version
+    from ansible.module_utils import (
+        platform_capacity,
+        platform_queues,
+        platform_restore,
+        platform_tree,
+        platform_version,
+    )
     from ansible.module_utils.gpu_partition import cards as gpu
     from ansible.module_utils.gpu_partition import report, workers
 
@@ -37,6 +49,12 @@ def worker_plan(
         return [dict(worker) for worker in plan]
     except ValueError as error:
         raise AnsibleFilterError(f"worker_plan: {error}") from error
+
+
+def compute_queues(own: Sequence[str] | None, cards: bool, some_have_cards: bool, alignment: object) -> list[str]:
+    """Return the queues of a compute host, of its own choice or None: see module_utils/platform_queues.py."""
+    aligned = bool(platform_queues.truth(alignment))
+    return list(platform_queues.compute_queues(own, cards=cards, some_have_cards=some_have_cards, aligned=aligned))
 
 
 def host_units(items: Sequence[Mapping[str, Any]], name: str, common: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -145,6 +163,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "breaking_changes": breaking_changes,
+            "compute_queues": compute_queues,
             "gpu_cards": gpu_cards,
             "gpu_hosts": gpu_hosts,
             "gpu_report": gpu_report,
@@ -156,6 +175,7 @@ class FilterModule:
             "tree_files": tree_files,
             "tree_id": platform_tree.content_id,
             "worker_plan": worker_plan,
+            "worker_queues": platform_queues.worker_queues,
             "postgresql_memory": postgresql_memory,
             "redis_memory": redis_memory,
         }

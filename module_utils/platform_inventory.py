@@ -16,9 +16,12 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Final
+from zoneinfo import available_timezones
 
 from .platform_gpu import GPU_RULES, cuda_of_driver
 from .platform_problems import (
@@ -35,7 +38,8 @@ from .platform_problems import (
 )
 from .platform_queues import QUEUE_RULES
 from .platform_storage import STORAGE_RULES
-from .platform_variables import ANSIBLE_NAMES, PLATFORM_GROUPS, Catalogue, Variable
+from .platform_templates import TEMPLATE_RULES
+from .platform_variables import PLATFORM_GROUPS, RESERVED_GROUPS, Catalogue, Variable
 
 # Celery hands a task to another worker when it is not acknowledged within the visibility timeout.
 MIN_VISIBILITY_TIMEOUT_S = 3600
@@ -52,6 +56,22 @@ MIN_PREFIX_LENGTH = 8
 POINT_TO_POINT_PREFIX = 31
 
 _LABEL = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")
+# As /etc/hosts of Debian has them; the cluster's names are written there too, on each host.
+_EVERYBODYS_NAMES = frozenset(
+    {
+        "ip6-allnodes",
+        "ip6-allrouters",
+        "ip6-localhost",
+        "ip6-loopback",
+        "localhost",
+        "localhost.localdomain",
+        "localhost4",
+        "localhost6",
+    }
+)
+_DATABASE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+# What pg_hba.conf takes for many databases or users.
+_ACCESS_WORDS = frozenset({"all", "replication", "samegroup", "samerole", "sameuser"})
 _EMAIL = re.compile(r"^[^@\s<>,;:\"]+@(?P<domain>[^@\s<>,;:\"]+)$")
 _PLACEHOLDER = re.compile(r"change[_ -]?me", re.IGNORECASE)
 _ANGLE = re.compile(r"<[^<>@\n]+>")
@@ -90,6 +110,19 @@ def is_host_name(name: str) -> bool:
 def is_domain_name(name: str) -> bool:
     """Return True for a DNS name with at least one dot that is not an address."""
     return is_host_name(name) and "." in name and not name.rsplit(".", 1)[1].isdigit()
+
+
+def ascii_domain(name: str) -> str:
+    """Return an international domain name as DNS knows it (xn--...); empty where there is nothing to change."""
+    try:
+        found = ".".join(
+            label if label.isascii() else label.lower().encode("idna").decode() for label in name.split(".")
+        )
+    except UnicodeError:
+        return ""
+    # The older rules of Python's codec lose some letters, as in strasse, which is another name.
+    whole = found.count("xn--") >= sum(not label.isascii() for label in name.split("."))
+    return found if whole and not name.isascii() and is_domain_name(found) else ""
 
 
 # --- groups and hosts -------------------------------------------------------------------------------------------------
@@ -133,7 +166,7 @@ def rule_compute_hosts(inventory: Inventory, catalogue: Catalogue) -> Iterator[P
 
 def _group_hint(group: str, inventory: Inventory) -> str:
     """``rename the group computes`` where a group looks like the missing one."""
-    others = [name for name in inventory.groups if name not in (*PLATFORM_GROUPS, "all", "ungrouped")]
+    others = [name for name in inventory.groups if name not in (*PLATFORM_GROUPS, *RESERVED_GROUPS, "all", "ungrouped")]
     near = difflib.get_close_matches(group, others, n=1, cutoff=0.7)
     return f"rename the group {near[0]!r} to {group!r}" if near else ""
 
@@ -141,7 +174,7 @@ def _group_hint(group: str, inventory: Inventory) -> str:
 def rule_hosts_have_a_role(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Refuse a host in no group of the platform: it would get nothing, most often because a group is misspelt."""
     del catalogue
-    placed = set(inventory.members(*PLATFORM_GROUPS))
+    placed = set(inventory.members(*PLATFORM_GROUPS, *RESERVED_GROUPS))
     for host in inventory.hosts:
         if host not in placed:
             own = sorted(group for group, members in inventory.groups.items() if host in members and group != "all")
@@ -156,11 +189,24 @@ def rule_hosts_have_a_role(inventory: Inventory, catalogue: Catalogue) -> Iterat
             )
 
 
+def rule_reserved_groups(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse a group that does nothing yet: its hosts would be taken for watched."""
+    del catalogue
+    for group in RESERVED_GROUPS:
+        members = inventory.members(group)
+        if members:
+            mend = f"take the group {group} out: nothing uses it yet"
+            yield Problem(THE_INVENTORY, f"group {group}", listed(members), "no host", mend)
+
+
 def rule_host_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Host names become lines of /etc/hosts and names of workers, where an underscore or a space breaks things."""
     del catalogue
     for host in inventory.hosts:
-        if not is_host_name(host):
+        if host.lower() in _EVERYBODYS_NAMES:
+            mend = "call the host by its own name; ansible_connection: local goes with any"
+            yield Problem(host, "host name", quote(host), "a name that each host does not have for itself", mend)
+        elif not is_host_name(host):
             yield Problem(
                 host,
                 "host name",
@@ -172,6 +218,16 @@ def rule_host_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Prob
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------
+
+
+_NO_IPV6 = "IPv6 is not supported on the private network: give each host an IPv4 address there"
+
+
+def _is_ipv6(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and ipaddress.ip_interface(value).version == 6  # noqa: PLR2004
+    except ValueError:
+        return False
 
 
 def _network(inventory: Inventory) -> ipaddress.IPv4Network | None:
@@ -202,6 +258,7 @@ def rule_private_network(inventory: Inventory, catalogue: Catalogue) -> Iterator
             except ValueError:
                 near = ""
             mend = f"write {near}" if near else "write the network's address and its prefix length"
+            mend = _NO_IPV6 if _is_ipv6(value) else mend
             yield Problem(host, "site_private_network", shown, wanted, mend)
             continue
         if network.prefixlen < MIN_PREFIX_LENGTH:
@@ -231,7 +288,7 @@ def rule_private_addresses(inventory: Inventory, catalogue: Catalogue) -> Iterat
         except ValueError:
             address = None
         if address is None or (network is not None and address not in network):
-            yield Problem(host, "private_address", shown, wanted, mend)
+            yield Problem(host, "private_address", shown, wanted, _NO_IPV6 if _is_ipv6(value) else mend)
         elif (
             network is not None
             and network.prefixlen < POINT_TO_POINT_PREFIX
@@ -275,10 +332,10 @@ def rule_known_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pro
             if name in catalogue.derived:
                 continue
             if name.startswith("ansible_"):
-                if name in ANSIBLE_NAMES:
+                if name in catalogue.ansible_names:
                     continue
                 if name not in seen:
-                    seen[name] = did_you_mean(name, ANSIBLE_NAMES, 0.9)
+                    seen[name] = did_you_mean(name, catalogue.ansible_names, 0.9)
                 if seen[name]:
                     yield Problem(host, name, "a name that Ansible does not know", "a known variable", seen[name])
                 continue
@@ -390,7 +447,7 @@ def _is_boolean(value: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str | int | float) and not isinstance(value, bool)
+    return isinstance(value, str | int) and not isinstance(value, bool)
 
 
 _FITS: Final[Mapping[str, Callable[[Any], bool]]] = {
@@ -427,9 +484,11 @@ def _type_problems(path: str, variable: Variable, value: Any) -> Iterator[tuple[
         if not (variable.has_default and variable.default is None) and variable.type != "raw":
             yield path, None, wanted, "give it a value, or take the line out"
         return
-    if not _type_fits(variable.type, value):
-        mend = "put the value in quotes" if isinstance(value, bool) else f"write {wanted}"
-        yield path, value, wanted, mend
+    # YAML has read a version like 0.10 as 0.1, and a commit of digits perhaps as an octal number.
+    misread = path.endswith("_version") and not isinstance(value, str)
+    if not _type_fits(variable.type, value) or (variable.type == "str" and misread):
+        quotes = variable.type in ("str", "path") and isinstance(value, bool | int | float | date)
+        yield path, value, wanted, "put it in quotes, as you mean it" if quotes else f"write {wanted}"
         return
     if variable.choices and value not in variable.choices and str(value) not in map(str, variable.choices):
         choices = [str(choice) for choice in variable.choices]
@@ -539,20 +598,54 @@ def rule_memory_wanted(inventory: Inventory, catalogue: Catalogue) -> Iterator[P
                 yield Problem(host, path, _shown(path, number, catalogue), "MB, 1 or more", "write a whole number")
 
 
+_PATH = re.compile(r"(/[A-Za-z0-9._@+-]+)+")
+_PATH_NAME = re.compile(r"_(path|folder)$")
+
+
+def _path_written_right(value: str) -> str:
+    """Return a path as it may be written; empty where nothing is left of it."""
+    parts = [re.sub(r"[^A-Za-z0-9._@+-]+", "-", part.strip()).strip("-") for part in value.split("/")]
+    return "".join(f"/{part}" for part in parts if part not in ("", ".", ".."))
+
+
+def rule_paths(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want plain absolute paths: others are made from them, and units, mounts and exports part words at blanks."""
+    names = [name for name, one in catalogue.variables.items() if one.type == "path" or _PATH_NAME.search(name)]
+    for name in names:
+        for host, value in given(inventory, name, str):
+            parts = value.split("/")
+            if value == catalogue.default(name) or (_PATH.fullmatch(value) and not {".", ".."} & set(parts)):
+                continue
+            right = _path_written_right(value) or catalogue.default(name) or "/srv/..."
+            yield Problem(
+                host,
+                name,
+                _shown(name, value, catalogue),
+                "an absolute path below /, of letters, digits and . _ - + @, without a slash at its end",
+                f"write {right}",
+            )
+
+
 # --- secrets and placeholders -----------------------------------------------------------------------------------------
+
+
+def missing_secrets(inventory: Inventory, catalogue: Catalogue) -> list[str]:
+    """Names of the secrets that no host has."""
+    return [
+        name for name in catalogue.secret_names() if not any(inventory.is_set(host, name) for host in inventory.hosts)
+    ]
 
 
 def rule_missing_secrets(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Without its secrets the platform would start with the well-known passwords of upstream's examples."""
-    for name in catalogue.secret_names():
-        if not any(inventory.is_set(host, name) for host in inventory.hosts):
-            yield Problem(
-                THE_INVENTORY,
-                name,
-                "nothing",
-                "a secret",
-                "run playbooks/generate-secrets.yml, or set it in your vault",
-            )
+    for name in missing_secrets(inventory, catalogue):
+        yield Problem(
+            THE_INVENTORY,
+            name,
+            "nothing",
+            "a secret",
+            "run playbooks/generate-secrets.yml, or set it in your vault",
+        )
 
 
 def rule_weak_secrets(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
@@ -571,8 +664,26 @@ def rule_weak_secrets(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pr
                 yield Problem(host, name, f"a secret of {len(text)} characters", wanted, mend)
             elif len(set(text)) < MIN_DIFFERENT_CHARACTERS:
                 yield Problem(host, name, "a secret of very few different characters", wanted, mend)
-            elif any(letter < " " for letter in text):
-                yield Problem(host, name, "a secret with a line break or control character", wanted, mend)
+
+
+def _texts(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield (path, text) of a value, of one that is a mapping too: its values become lines of a file."""
+    if isinstance(value, str):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _texts(f"{name}.{key}", part)
+
+
+def rule_one_line(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse what a line of settings cannot carry: a service would read another value, or password, than was given."""
+    for host, values in inventory.variables.items():
+        for name, value in values.items():
+            for path, text in _texts(name, value) if name in catalogue.variables else ():
+                if any(unicodedata.category(letter) == "Cc" for letter in text):
+                    yield Problem(host, path, "a line break or control character", "one line of text", "take it out")
+                elif catalogue.is_secret(name) and text != text.strip():
+                    yield Problem(host, path, "a blank at an end", "text without it", "take the blank out")
 
 
 def _placeholders(path: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -611,21 +722,54 @@ def rule_domain(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]
     for host, value in given(inventory, "site_domain", str):
         if value and not is_domain_name(value) and not _is_placeholder(value):
             bare = re.sub(r"^[a-z]+://", "", value, flags=re.IGNORECASE).split("/")[0].split(":")[0]
-            mend = (
-                f"write {bare}"
-                if bare != value and is_domain_name(bare)
-                else "write the name only, e.g. htr.example.org"
-            )
-            yield Problem(host, "site_domain", _shown("site_domain", value, catalogue), "a DNS name with a dot", mend)
+            right = ascii_domain(bare) or (bare if bare != value and is_domain_name(bare) else "")
+            mend = f"write it as {right}" if right else "write the name only, e.g. htr.example.org"
+            wanted = "a DNS name with a dot, in ASCII"
+            yield Problem(host, "site_domain", _shown("site_domain", value, catalogue), wanted, mend)
+
+
+def rule_further_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want further names of the site as browsers send them: any other one is refused to its users."""
+    for host, value in given(inventory, "escriptorium_allowed_hosts", list):
+        for index, name in enumerate(value):
+            if isinstance(name, str) and not name.isascii():
+                path = f"escriptorium_allowed_hosts[{index}]"
+                right = ascii_domain(name)
+                mend = f"write it as {right}" if right else "write it as DNS has it"
+                yield Problem(host, path, _shown(path, name, catalogue), "a name in ASCII", mend)
+
+
+def rule_database_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want plain names: access rules part them at blanks and commas, and take some words for everybody."""
+    for name in ("postgresql_database", "postgresql_user"):
+        for host, value in given(inventory, name, str):
+            if not _DATABASE_NAME.fullmatch(value) or value in _ACCESS_WORDS:
+                wanted = "letters, digits and _ . -, and no word of pg_hba.conf"
+                yield Problem(host, name, _shown(name, value, catalogue), wanted, f"write {catalogue.default(name)}")
 
 
 def rule_email(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Error reports and the first account go to this address."""
     for host, value in given(inventory, "site_admin_email", str):
         match = _EMAIL.match(value)
-        if value and not _is_placeholder(value) and not (match and is_domain_name(match["domain"])):
+        sound = value.isascii() and match and is_domain_name(match["domain"])
+        if value and not _is_placeholder(value) and not sound:
             shown = _shown("site_admin_email", value, catalogue)
-            yield Problem(host, "site_admin_email", shown, "an e-mail address", "write it like htr-admin@example.org")
+            domain = ascii_domain(match["domain"]) if match else ""
+            right = f"{value.rpartition('@')[0]}@{domain}" if domain else ""
+            mend = f"write it as {right}" if right.isascii() and right else "write it like htr-admin@example.org"
+            yield Problem(host, "site_admin_email", shown, "an e-mail address in ASCII", mend)
+
+
+def rule_timezone(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Refuse a time zone that does not exist: the host shows UTC and says nothing, and timers run hours off."""
+    zones: set[str] = set()
+    for host, value in given(inventory, "base_timezone", str):
+        zones = zones or available_timezones()
+        # A control machine without time zones knows nothing about them.
+        if zones and value not in zones:
+            mend = did_you_mean(value, zones) or "name one of `timedatectl list-timezones`, e.g. Europe/Paris"
+            yield Problem(host, "base_timezone", _shown("base_timezone", value, catalogue), "a time zone", mend)
 
 
 def rule_version(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
@@ -662,6 +806,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_single_hosts,
     rule_compute_hosts,
     rule_hosts_have_a_role,
+    rule_reserved_groups,
     rule_host_names,
     rule_private_network,
     rule_private_addresses,
@@ -670,16 +815,22 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_derived_names,
     rule_required_names,
     rule_site_values_agree,
+    *TEMPLATE_RULES,
     rule_types,
     rule_sizes,
+    rule_paths,
     rule_memory_wanted,
     *QUEUE_RULES,
     *GPU_RULES,
     *STORAGE_RULES,
     rule_weak_secrets,
+    rule_one_line,
     rule_placeholders,
     rule_domain,
+    rule_further_names,
+    rule_database_names,
     rule_email,
+    rule_timezone,
     rule_version,
     rule_certificate_pairs,
 )
@@ -741,7 +892,8 @@ class HostFacts:
     ``version`` is the whole version of the distribution ("12.7", "24.04"), ``memory_mb`` MB of 1024 * 1024 bytes as
     Ansible's facts count them, ``release_free_bytes`` the free space under /opt, ``has_release`` whether the host
     carries a release already, ``driver_version`` the version of NVIDIA's driver that is loaded (empty where none is),
-    ``shared_memory_bytes`` the size of /dev/shm. None where not known.
+    ``shared_memory_bytes`` the size of /dev/shm, ``has_ipv6`` whether its kernel knows IPv6,
+    ``has_timezone`` whether it knows the site's time zone. None where not known.
     """
 
     distribution: str
@@ -754,6 +906,8 @@ class HostFacts:
     has_release: bool = False
     driver_version: str = ""
     shared_memory_bytes: int | None = None
+    has_ipv6: bool = True
+    has_timezone: bool = True
 
     @property
     def system(self) -> str:
@@ -779,12 +933,17 @@ class GpuSettings:
 
 @dataclass(frozen=True)
 class FactsSettings:
-    """Bounds of the facts stage for one host (site variables preflight_*); ``gpu`` is None where it has no cards."""
+    """Bounds of the facts stage for one host (site variables preflight_*).
+
+    ``gpu`` is None where it has no cards; ``ipv6`` says whether the web server is to listen there.
+    """
 
     allow_untested: bool = False
     release_disk_gb: float = DEFAULT_RELEASE_DISK_GB
     memory_mb: int | Mapping[str, int] | None = None
     gpu: GpuSettings | None = None
+    ipv6: bool = True
+    timezone: str = "Etc/UTC"
 
     def memory_for(self, role: str) -> int:
         """Memory in MB that a host of the group ``role`` must have."""
@@ -861,6 +1020,20 @@ def fact_memory(host: FactsHost) -> Iterator[Problem]:
         )
 
 
+def fact_ipv6(host: FactsHost) -> Iterator[Problem]:
+    """Without IPv6 in the kernel nginx does not start with an address of it, and there is no site at all."""
+    if "frontend" in host.roles and host.settings.ipv6 and not host.facts.has_ipv6:
+        mend = "set nginx_ipv6: false, or boot the host with IPv6 (without ipv6.disable=1)"
+        yield Problem(host.name, "IPv6", "none in the kernel", "IPv6, which nginx is to listen on", mend)
+
+
+def fact_timezone(host: FactsHost) -> Iterator[Problem]:
+    """Want a time zone that the host has: it shows UTC else, and old names are in a package of their own by now."""
+    if not host.facts.has_timezone:
+        mend = "write the zone's present name (America/New_York for US/Eastern), or install tzdata-legacy there"
+        yield Problem(host.name, "base_timezone", quote(host.settings.timezone), "a time zone of the host", mend)
+
+
 def fact_driver(host: FactsHost) -> Iterator[Problem]:
     """Want a driver that knows the release's CUDA: with an older one every training fails at its start."""
     gpu = host.settings.gpu
@@ -925,6 +1098,8 @@ HOST_FACT_RULES: tuple[Callable[[FactsHost], Iterator[Problem]], ...] = (
     fact_architecture,
     fact_disk,
     fact_memory,
+    fact_ipv6,
+    fact_timezone,
     fact_driver,
     fact_shared_memory,
 )

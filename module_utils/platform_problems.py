@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Final
 
 from .platform_variables import Catalogue
@@ -26,6 +27,15 @@ class Unresolved:
 
 
 UNRESOLVED: Final = Unresolved()
+
+
+@dataclass(frozen=True)
+class Unresolvable:
+    """Why a template has no value yet: its text, what Ansible said, and all names that it is made from."""
+
+    template: str
+    error: str
+    names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, order=True)
@@ -47,11 +57,13 @@ class Problem:
 class Inventory:
     """What the operator wrote: groups with their hosts (children included), and each host's own variables.
 
-    ``variables`` holds only what comes from the inventory (and ``-e``), with templates resolved or ``UNRESOLVED``.
+    ``variables`` holds only what comes from the inventory (and ``-e``), with templates resolved or ``UNRESOLVED``;
+    ``unresolvable`` says for each of these, by host and name, why.
     """
 
     groups: Mapping[str, tuple[str, ...]]
     variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unresolvable: Mapping[str, Mapping[str, Unresolvable]] = field(default_factory=dict)
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -86,7 +98,7 @@ def quote(value: Any) -> str:
     """Return a value as a message shows it: one line, short."""
     if value is None:
         return "nothing"
-    text = ascii(value) if isinstance(value, str) else repr(value)
+    text = ascii(value) if isinstance(value, str) else str(value) if isinstance(value, date) else repr(value)
     return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 3] + "..."
 
 

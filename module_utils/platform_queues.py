@@ -5,7 +5,7 @@ No Ansible import. See platform_inventory.py for how rules are used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .gpu_partition.cards import has_workers
@@ -15,11 +15,14 @@ from .platform_problems import THE_INVENTORY, UNRESOLVED, Inventory, Problem, Ru
 if TYPE_CHECKING:
     from .platform_variables import Catalogue
 
+# What hosts take.
 PROCESSOR_QUEUES = ("default", "live", "low-priority")
 TRAINING_QUEUE = "gpu"
-REQUIRED_COMPUTE_QUEUES = (*PROCESSOR_QUEUES, TRAINING_QUEUE)
-FRONTEND_QUEUES = ("imports",)
 ALIGNMENT_QUEUE = "jvm"
+FRONTEND_QUEUES = ("imports",)
+# What the application fills, said apart from what hosts take: a queue that is forgotten there is missed here.
+REQUIRED_COMPUTE_QUEUES = ("default", "live", "low-priority", "gpu")
+REQUIRED_QUEUES = (*REQUIRED_COMPUTE_QUEUES, "imports")
 ABSENT = "absent"
 DRAINED = "drained"
 GROUPS_THAT_STAY = ("frontend", "storage", "replica", "hypervisor")
@@ -53,30 +56,47 @@ def staying(inventory: Inventory) -> tuple[str, ...]:
     return tuple(host for host in inventory.members("compute") if inventory.value(host, "compute_state") != ABSENT)
 
 
+def compute_queues(own: Sequence[str] | None, *, cards: bool, some_have_cards: bool, aligned: bool) -> list[str]:
+    """Return the queues that a compute host takes: its ``own`` choice, or all.
+
+    Trainings run on cards where the platform has any. group_vars/all/application.yml asks here too, by a filter.
+    """
+    if own is not None:
+        return list(own)
+    training = [TRAINING_QUEUE] if cards or not some_have_cards else []
+    return [*PROCESSOR_QUEUES, *training, *([ALIGNMENT_QUEUE] if aligned else [])]
+
+
+def worker_queues(compute: Sequence[str], frontend: bool) -> list[str]:
+    """Return all queues of a host, of those that it takes as a compute host."""
+    return [*compute, *(FRONTEND_QUEUES if frontend else ())]
+
+
 def queues_of(inventory: Inventory, host: str, aligned: bool | None) -> tuple[str, ...] | None:
-    """Queues that a compute host takes; None where that is not known. As group_vars/all/application.yml has it."""
-    if not inventory.is_set(host, "compute_queues"):
-        some_have = any(has_cards(inventory, other) for other in staying(inventory))
-        return (
-            PROCESSOR_QUEUES
-            + ((TRAINING_QUEUE,) if has_cards(inventory, host) or not some_have else ())
-            + ((ALIGNMENT_QUEUE,) if aligned else ())
+    """Queues that a compute host takes; None where that is not known."""
+    value = inventory.value(host, "compute_queues") if inventory.is_set(host, "compute_queues") else ()
+    if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+        return None
+    return tuple(
+        compute_queues(
+            value if inventory.is_set(host, "compute_queues") else None,
+            cards=has_cards(inventory, host),
+            some_have_cards=any(has_cards(inventory, other) for other in staying(inventory)),
+            aligned=bool(aligned),
         )
-    value = inventory.value(host, "compute_queues")
-    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-        return tuple(value)
-    return None
+    )
 
 
 def consumers(inventory: Inventory, catalogue: Catalogue) -> dict[str, tuple[str, ...]] | None:
-    """Return the compute hosts of each queue that has one; None where that is not known."""
+    """Return the hosts of each queue that has one; None where that is not known."""
     aligned = alignment(inventory, catalogue)
+    compute, frontend = staying(inventory), inventory.members("frontend")
     taken: dict[str, tuple[str, ...]] = {}
-    for host in staying(inventory):
-        queues = queues_of(inventory, host, aligned)
+    for host in inventory.members("frontend", "compute"):
+        queues = queues_of(inventory, host, aligned) if host in compute else ()
         if queues is None:
             return None
-        for queue in queues:
+        for queue in worker_queues(queues, host in frontend):
             taken[queue] = (*taken.get(queue, ()), host)
     return taken
 
@@ -114,9 +134,9 @@ def rule_queue_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pro
 def rule_queues_consumed(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Jobs of a queue that nobody consumes wait for ever and no error says so (seen in the field with jvm)."""
     taken = consumers(inventory, catalogue)
-    if taken is None or not staying(inventory):
+    if taken is None or not staying(inventory) or not inventory.members("frontend"):
         return
-    needed = REQUIRED_COMPUTE_QUEUES + ((ALIGNMENT_QUEUE,) if alignment(inventory, catalogue) else ())
+    needed = REQUIRED_QUEUES + ((ALIGNMENT_QUEUE,) if alignment(inventory, catalogue) else ())
     for queue in needed:
         if queue not in taken:
             yield Problem(

@@ -21,44 +21,20 @@ from .gpu_partition.cards import DEFAULT_TRAINING_MEMORY
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Names with these prefixes are never checked: `x_` is for the operator's own helper variables, `node_` describes the
-# containers of the demo and of the tests (molecule/resources), which a real site does not have.
-FREE_PREFIXES = ("x_", "node_")
+# Names with these prefixes are never checked: `x_` is for the operator's own helper variables, `vault_` for encrypted
+# values that others name (secret_x: "{{ vault_x }}"), `node_` describes the containers of the demo and of the tests
+# (molecule/resources), which a real site does not have.
+FREE_PREFIXES = ("x_", "vault_", "node_")
 
-PLATFORM_GROUPS = ("frontend", "storage", "compute", "replica", "hypervisor", "monitoring")
+PLATFORM_GROUPS = ("frontend", "storage", "compute", "replica", "hypervisor")
+# Kept for later: nothing uses them yet, so whoever fills one waits for something that never comes.
+RESERVED_GROUPS = ("monitoring",)
 
-# Connection variables of Ansible that sites commonly write; used only to find misspelt ones.
-ANSIBLE_NAMES = (
-    "ansible_become",
-    "ansible_become_method",
-    "ansible_become_password",
-    "ansible_become_user",
-    "ansible_connection",
-    "ansible_host",
-    "ansible_password",
-    "ansible_pipelining",
-    "ansible_port",
-    "ansible_python_interpreter",
-    "ansible_remote_tmp",
-    "ansible_shell_executable",
-    "ansible_shell_type",
-    "ansible_ssh_args",
-    "ansible_ssh_common_args",
-    "ansible_ssh_executable",
-    "ansible_ssh_extra_args",
-    "ansible_ssh_host_key_checking",
-    "ansible_ssh_pass",
-    "ansible_ssh_pipelining",
-    "ansible_ssh_private_key_file",
-    "ansible_ssh_retries",
-    "ansible_ssh_timeout",
-    "ansible_sudo_pass",
-    "ansible_timeout",
-    "ansible_user",
-)
-
-_SECRET_NAME = re.compile(r"(^secret_|password|passphrase|secret_key|_token$)")
+# Kinds of plugins that read variables of their own on the way to a host.
+_PLUGIN_KINDS = ("connection", "become", "shell")
+_SECRET_NAME = re.compile(r"(^(secret|vault)_|password|passphrase|secret_key|_(token|pass)$)")
 _TEMPLATE = re.compile(r"\{[{%]")
+_PLUGIN_VARIABLE = re.compile(r"\bname:\s*['\"]?(ansible_\w+)")
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]*")
 
 
@@ -117,6 +93,13 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         "str",
         "IPv4 address of the host on site_private_network. A host variable.",
         example="10.10.0.21",
+    ),
+    Variable(
+        "private_ssh_port",
+        "int",
+        "Port of ssh on private_address, for backups and copies between hosts. Unset: ansible_port, or 22. A host "
+        "variable, where this computer reaches the host by a port of another machine.",
+        example=22,
     ),
     Variable(
         "compute_queues",
@@ -304,6 +287,8 @@ class Catalogue:
     """Derived name -> variables of the operator that its value is made from, e.g. base_uid -> (service_uid,)."""
     set_by_playbooks: frozenset[str] = frozenset()
     """Role variables that a playbook of this repository hands to a role."""
+    ansible_names: frozenset[str] = frozenset()
+    """Variables of Ansible and its plugins; only names that look like one of these and are none are refused."""
 
     def is_known(self, name: str) -> bool:
         """Return True where an operator may write this name."""
@@ -458,13 +443,14 @@ def derived_variables(root: Path) -> tuple[dict[str, str], dict[str, Any]]:
     return files, expressions
 
 
-def _identifiers(value: Any) -> set[str]:
+def identifiers(value: Any) -> set[str]:
+    """Return every word of the text in a value that may be the name of a variable."""
     if isinstance(value, str):
         return set(_IDENTIFIER.findall(value))
     if isinstance(value, Mapping):
-        return set().union(*(_identifiers(part) for part in value.values()), set())
+        return set().union(*(identifiers(part) for part in value.values()), set())
     if isinstance(value, list | tuple):
-        return set().union(*(_identifiers(part) for part in value), set())
+        return set().union(*(identifiers(part) for part in value), set())
     return set()
 
 
@@ -479,12 +465,20 @@ def _sources_of(name: str, expressions: Mapping[str, Any], known: Iterable[str])
         if current in seen:
             continue
         seen.add(current)
-        for word in _identifiers(expressions.get(current)):
+        for word in identifiers(expressions.get(current)):
             if word in expressions:
                 waiting.append(word)
             elif word in allowed:
                 found.add(word)
     return tuple(sorted(found))
+
+
+def plugin_variables(plugins: Path) -> frozenset[str]:
+    """Names that Ansible's plugins below a folder take from variables, as the documentation in them declares."""
+    files = (path for kind in _PLUGIN_KINDS for path in (plugins / kind).glob("*.py"))
+    return frozenset(
+        name for path in files for name in _PLUGIN_VARIABLE.findall(path.read_text(encoding="utf-8", errors="replace"))
+    )
 
 
 def _playbook_vars(node: Any) -> Iterator[str]:

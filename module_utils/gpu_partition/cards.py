@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .intent import MAX, WANTED, plan_intent
@@ -33,7 +33,7 @@ OTHER: Final = "other"
 MPS_CLIENTS: Final = 48
 
 _ADDRESSES: Final = ("pci_address", "uuid", "index")
-_ANYWHERE: Final = ("model", "name", "backend", *_ADDRESSES)
+_ANYWHERE: Final = ("model", "product", "name", "backend", *_ADDRESSES)
 _KEYS: Final = {
     "none": ("workers", "sharing", "mps_memory_mib", "mps_thread_percentage"),
     "mig": ("slices", "want"),
@@ -184,13 +184,25 @@ class _Reader:
         if "memory_mib" in self.raw:
             self.problem("memory_mib", "nothing: the table knows the memory of the model", "remove memory_mib")
         try:
-            return find_model(name if isinstance(name, str) else _shown(name))
+            return self._named(find_model(name if isinstance(name, str) else _shown(name)))
         except UnknownModelError as error:
             mend = f"{error}; or model: {OTHER} with memory_mib, for a card that is not cut"
             self.problem("model", "a model of the table", mend)
             raise _Unreadable from None
 
+    def _named(self, model: Model) -> Model:
+        """Return the model with the product name that this card answers with, where the table lacks it."""
+        product = self.raw.get("product")
+        if product is None:
+            return model
+        if not isinstance(product, str) or not product.strip():
+            self.problem("product", "the name of the card, as nvidia-smi -L shows it", "copy it from there")
+            raise _Unreadable
+        return replace(model, nvml_names=(*model.nvml_names, product))
+
     def _other_model(self, backend: str) -> Model:
+        if "product" in self.raw:
+            self.problem("product", f"nothing with model: {OTHER}", "remove product: any name is taken")
         memory = self.whole("memory_mib", 0, unit=" (MiB)")
         if "memory_mib" not in self.raw:
             self.problem("memory_mib", "the memory of the card in MiB", "add memory_mib, as nvidia-smi shows it")

@@ -27,7 +27,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
-from .models import model_for
+from .models import is_of, model_for
 from .nvml import IN_USE, NO_PERMISSION, RESET_REQUIRED, SUCCESS, Driver, Gpu, Instance, NvmlError, Process
 from .placement import Slice, place
 from .workers import gpu_workers, slice_name
@@ -254,15 +254,15 @@ def _found(card: Card, gpus: Sequence[Gpu]) -> Gpu:
         )
     if gpu.error:
         raise EngineError(ERROR, f"{card.name} ({card.address}) does not answer: {gpu.error}")
-    if card.model.nvml_names:
+    if card.model.nvml_names and not is_of(card.model, gpu.name, gpu.memory_mib):
         model = model_for(gpu.name, gpu.memory_mib)
-        if model is None or model.name != card.model.name:
-            is_one = f", model {model.name}" if model else ""
-            raise EngineError(
-                ERROR,
-                f"{card.name} ({card.address}) is declared as {card.model.name} and is a card '{gpu.name}' with "
-                f"{gpu.memory_mib} MiB{is_one}: correct the model or the address",
-            )
+        is_one = f", model {model.name}" if model else ""
+        another = "" if model else f", or add product: {gpu.name!r} where this is another name of {card.model.name}"
+        raise EngineError(
+            ERROR,
+            f"{card.name} ({card.address}) is declared as {card.model.name} and is a card '{gpu.name}' with "
+            f"{gpu.memory_mib} MiB{is_one}: correct the model or the address{another}",
+        )
     if card.backend == "mig" and gpu.mig is None:
         raise EngineError(ERROR, f"{card.name} ({card.address}): the driver offers no MIG on this {gpu.name}")
     return gpu

@@ -122,12 +122,15 @@ def _plain(nvml_name: str) -> str:
     return " ".join(nvml_name.lower().split()).removeprefix(_VENDOR)
 
 
-def model_for(nvml_name: str, memory_mib: int) -> Model | None:
-    """Return the model of a card from the name and the memory in MiB that NVML gives, or ``None`` where it has none.
+def is_of(model: Model, nvml_name: str, memory_mib: int) -> bool:
+    """Whether a card is of a model, by the name and the memory in MiB that NVML gives.
 
     The memory must be about right as well: a virtual machine may show a share of a card under the card's name.
     """
-    for model in models().values():
-        if _plain(nvml_name) in map(_plain, model.nvml_names):
-            return model if abs(memory_mib - model.memory_mib) * 100 <= _MEMORY_TOLERANCE * model.memory_mib else None
-    return None
+    near = abs(memory_mib - model.memory_mib) * 100 <= _MEMORY_TOLERANCE * model.memory_mib
+    return near and _plain(nvml_name) in map(_plain, model.nvml_names)
+
+
+def model_for(nvml_name: str, memory_mib: int) -> Model | None:
+    """Return the model of a card from the name and the memory in MiB that NVML gives, or ``None`` where it has none."""
+    return next((model for model in models().values() if is_of(model, nvml_name, memory_mib)), None)

@@ -33,7 +33,7 @@ class Changes:
         self._record = record
         self._draft = scene.draft
         self._members = scene.members
-        self._repairs = Repairs(scene)
+        self._repairs = Repairs(scene, pool)
 
     def plan(self) -> None:
         """Compare the pool with the declaration."""

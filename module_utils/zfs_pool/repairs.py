@@ -19,17 +19,29 @@ if TYPE_CHECKING:
     from .declared import Wanted
     from .members import Slot
     from .scene import Scene
-    from .status import Vdev
+    from .status import PoolStatus, Vdev
 
 
 class Repairs:
     """Compares vdevs that are in the pool and declared."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, pool: PoolStatus) -> None:
         self._scene = scene
         self._pool = scene.spec.name
         self._draft = scene.draft
         self._members = scene.members
+        self._idle = self._idle_spares(pool)
+
+    def _idle_spares(self, pool: PoolStatus) -> list[Vdev]:
+        """Return the spares that stand in for no disk, and stay spares."""
+        named = [disk for _, disk in self._scene.declared.below(SPARES)]
+        return [
+            spare
+            for spare in pool.spares
+            if spare.state == "AVAIL"
+            and (disk := self._members.device_of(spare)) is not None
+            and (isinstance(self._scene.spec.spares, DiskRule) or any(self._scene.devices.same(disk, d) for d in named))
+        ]
 
     def compare(self, path: str, spec: VdevSpec, vdev: Vdev) -> None:
         """Compare a declared vdev with the one of the pool that it is."""
@@ -156,6 +168,14 @@ class Repairs:
                 self._draft.differs(found, f"{wish}; or the spare for good: {keep}", replacement)
         elif replace or new != NEW_DISK:
             self._draft.differs(shown, f"{new} in its place", replacement)
+        elif not leaf.healthy and self._members.device_of(leaf) is None and self._idle:
+            # ZFS puts none in the place of a disk that is missing since the pool was imported.
+            idle = self._members.shown(self._idle.pop(0))
+            self._draft.differs(
+                f"{shown}, and the spare {idle} does not stand in",
+                f"the spare in its place, until a disk that works is there: {replacement}",
+                command("replace", self._pool, str(leaf.guid), idle),
+            )
         elif not leaf.healthy:
             self._draft.differs(shown, "a disk that works", self._remedy(leaf, replacement))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import ansible.module_utils
 import pytest
+from ansible.plugins.loader import filter_loader, init_plugin_loader
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,6 +28,13 @@ RunPlaybook = Callable[..., "subprocess.CompletedProcess[str]"]
 def root() -> Path:
     """Root of the repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def ansible_plugins() -> None:
+    """Have Ansible find its own plugins, and the filters of this repository. Ansible minds a second time."""
+    init_plugin_loader()
+    filter_loader.add_directory(str(ROOT / "filter_plugins"))
 
 
 @pytest.fixture(scope="session")

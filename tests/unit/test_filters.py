@@ -30,6 +30,7 @@ def filters(root: Path) -> ModuleType:
 def test_names(filters: ModuleType) -> None:
     assert set(filters.FilterModule().filters()) == {
         "breaking_changes",
+        "compute_queues",
         "gpu_cards",
         "gpu_hosts",
         "gpu_report",
@@ -41,6 +42,7 @@ def test_names(filters: ModuleType) -> None:
         "tree_files",
         "tree_id",
         "worker_plan",
+        "worker_queues",
         "postgresql_memory",
         "redis_memory",
     }
@@ -127,6 +129,17 @@ def test_wrong_input_is_an_error_of_ansible(filters: ModuleType) -> None:
 def test_disk_space_is_read_from_df(root: Path, result: object, expected: tuple[int | None, bool]) -> None:
     action = load(root / "action_plugins" / "preflight_facts.py")
     assert action.disk_space(result) == expected
+
+
+def test_a_host_says_what_it_lacks(root: Path) -> None:
+    action = load(root / "action_plugins" / "preflight_facts.py")
+    seen = {"stdout_lines": ["Avail", "1000", "no-ipv6", "no-timezone", "driver", "535.1", "1B-blocks", "67108864"]}
+    assert action.has_said(seen, action.NO_IPV6)
+    assert action.has_said(seen, action.NO_TIMEZONE)
+    assert action.disk_space(seen) == (1000, False)
+    assert action.gpu_state(seen) == ("535.1", 67108864)
+    assert not action.has_said({"stdout_lines": ["Avail", "1000"]}, action.NO_IPV6)
+    assert not action.has_said(None, action.NO_TIMEZONE)
 
 
 @pytest.mark.parametrize(

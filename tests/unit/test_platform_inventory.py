@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -42,6 +43,12 @@ ROLE_VARIABLES = (
     Variable("nginx_tls_key", "str", "", default="", has_default=True),
     Variable("postgresql_buffers_mb", "int", "", default=0, has_default=True),
     Variable("celery_worker_overrides", "dict", "", default={}, has_default=True),
+    Variable("escriptorium_allowed_hosts", "list", "", elements="str", default=[], has_default=True),
+    Variable("postgresql_database", "str", "", default="escriptorium", has_default=True),
+    Variable("nginx_tls_note", "str", "", default="", has_default=True),
+    Variable("celery_environment", "dict", "", default={}, has_default=True),
+    Variable("base_timezone", "str", "", default="Etc/UTC", has_default=True),
+    Variable("shared_storage_path", "str", "", default="/srv/escriptorium", has_default=True),
     Variable("mail_password", "str", "", secret=True, default="", has_default=True),
     Variable(
         "web_users",
@@ -55,6 +62,7 @@ CATALOGUE = Catalogue(
     {variable.name: variable for variable in (*SITE_VARIABLES, *ROLE_VARIABLES)},
     derived={"base_uid": "group_vars/all/base.yml", "topology_frontend": "group_vars/all/topology.yml"},
     sources={"base_uid": ("service_uid",)},
+    ansible_names=frozenset({"ansible_host", "ansible_user", "ansible_become_password", "ansible_become_pass"}),
 )
 GOOD: dict[str, Any] = {
     "site_domain": "htr.example.org",
@@ -112,7 +120,7 @@ def test_every_rule_says_why_it_exists() -> None:
 
 @pytest.mark.parametrize("group", ["frontend", "storage"])
 def test_group_with_one_host(group: str) -> None:
-    members = {"monitoring": ("web", "files")}
+    members = {"compute": ("web", "files", "cpu1", "cpu2")}
     assert only(problems(groups={group: (), **members})).found == "no host"
     assert only(problems(groups={group: ("web", "files")})).found == "2 hosts (web, files)"
 
@@ -143,6 +151,19 @@ def test_illegal_host_name(name: str) -> None:
 @given(st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z0-9]{1,10}){0,3}", fullmatch=True))
 def test_legal_host_names(name: str) -> None:
     assert is_host_name(name)
+
+
+def test_group_that_nothing_uses_yet() -> None:
+    problem = only(problems(groups={"monitoring": ("web", "cpu1")}))
+    assert (problem.variable, problem.found) == ("group monitoring", "web, cpu1")
+    assert problems(groups={"monitoring": ()}) == []
+
+
+@pytest.mark.parametrize("name", ["localhost", "LocalHost", "localhost.localdomain", "ip6-localhost"])
+def test_name_that_each_host_has_for_itself(name: str) -> None:
+    problem = only(problems(groups={"frontend": (name,)}))
+    assert (problem.host, problem.variable) == (name, "host name")
+    assert "ansible_connection: local" in problem.mend
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------
@@ -192,8 +213,15 @@ def test_own_names_start_with_x() -> None:
     assert problems({"x_helper": 1, "node_image": "a", "ansible_user": "root", "ansible_something_rare": 1}) == []
 
 
+def test_secrets_may_name_encrypted_variables() -> None:
+    assert problems({"vault_redis_password": "anotherVeryGoodOne4Redis"}) == []
+    placeholder = only(problems({"vault_redis": "CHANGE_ME hunter2"}))
+    assert "hunter2" not in placeholder.text()
+
+
 def test_misspelt_connection_variable() -> None:
     assert only(problems(web={"ansible_hosts": "a"})).mend == "did you mean 'ansible_host'?"
+    assert problems(web={"ansible_become_pass": "a"}) == []
 
 
 def test_derived_name_names_its_source() -> None:
@@ -234,6 +262,10 @@ def test_values_of_the_site_agree() -> None:
         ("nginx_port", None, "a whole number"),
         ("escriptorium_version", True, "text"),
         ("escriptorium_version", ["a"], "text"),
+        ("escriptorium_version", 0.1, "text"),
+        ("escriptorium_version", 1234567, "text"),
+        ("escriptorium_version", date(2026, 8, 1), "text"),
+        ("breaking_change_read", 1.5, "text"),
         ("escriptorium_text_alignment", "perhaps", "true or false"),
         ("compute_queues", "default,live,low-priority,gpu", "a list, each item text"),
         ("celery_worker_overrides", [], "a mapping"),
@@ -249,7 +281,9 @@ def test_wrong_type(name: str, value: Any, wanted: str) -> None:
     [
         ("nginx_port", "8443"),
         ("escriptorium_text_alignment", "no"),
-        ("escriptorium_version", 1.5),
+        ("escriptorium_version", "0.10"),
+        ("site_domain", "htr.example.org"),
+        ("breaking_change_read", 3),
         ("escriptorium_retention", -1),
         ("postgresql_buffers_mb", 0),
         ("celery_worker_overrides", {"gpu": {"memory_mb": "4096"}}),
@@ -268,6 +302,11 @@ def test_wrong_type(name: str, value: Any, wanted: str) -> None:
 def test_fitting_values(name: str, value: Any) -> None:
     hosts: dict[str, dict[str, Any]] = {host: {name: value} for host in ("web", "files", "cpu1", "cpu2")}
     assert problems(**hosts) == []
+
+
+@pytest.mark.parametrize("value", [0.1, 1234567, True, date(2026, 8, 1)])
+def test_what_yaml_took_for_another_type_needs_quotes(value: Any) -> None:
+    assert only(problems({"escriptorium_version": value})).mend == "put it in quotes, as you mean it"
 
 
 def test_types_inside_lists_and_mappings() -> None:
@@ -359,6 +398,7 @@ def test_missing_secret() -> None:
         ("secret_redis_password", "short1Aa"),
         ("secret_redis_password", "aaaaaaaaaaaaaaaa"),
         ("secret_redis_password", "two\nlines of text"),
+        ("secret_redis_password", "a blank at its end "),
         ("secret_django_key", "aVeryGoodOne4Postgresql"),
         ("secret_django_key", "django-insecure-0a1b2c3d4e5f6g7h8i9jAKBLCMDNEOFPGQHRISJT"),
     ],
@@ -384,6 +424,39 @@ def test_secrets_are_never_shown(value: str) -> None:
     assert "QzQz" not in report(found)
 
 
+def test_settings_are_one_line() -> None:
+    assert only(problems({"mail_password": "two\nlines"})).mend == "take it out"
+    assert only(problems({"nginx_tls_note": "a\tb"})).mend == "take it out"
+    nested = only(problems({"celery_environment": {"A": "a b", "B": "two\nlines"}}))
+    assert (nested.variable, nested.mend) == ("celery_environment.B", "take it out")
+    assert problems({"x_text": "two\nlines", "nginx_tls_note": " a "}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "right"),
+    [
+        ("/data/htr/", "/data/htr"),
+        ("/", "/srv/escriptorium"),
+        ("data/htr", "/data/htr"),
+        ("/data/my htr", "/data/my-htr"),
+        ("/data//htr", "/data/htr"),
+        ("/data/../htr", "/data/htr"),
+        ("/data/100%", "/data/100"),
+        ("~/htr", "/htr"),
+        ("", "/srv/escriptorium"),
+    ],
+)
+def test_path_is_written_one_way(value: str, right: str) -> None:
+    found = only(problems({"shared_storage_path": value}))
+    assert found.wanted.startswith("an absolute path below /")
+    assert found.mend == f"write {right}"
+
+
+@pytest.mark.parametrize("value", ["/data/htr", "/srv/a.b/c_d-e", "/mnt/@data/x+y"])
+def test_sound_paths(value: str) -> None:
+    assert problems({"shared_storage_path": value}) == []
+
+
 @pytest.mark.parametrize("value", ["CHANGE_ME", "changeme", "Change-Me.example.org", "<your name>", {"a": ["<x>"]}])
 def test_placeholder(value: Any) -> None:
     assert only(problems(cpu1={"x_own": value})).mend == "fill it in"
@@ -402,6 +475,65 @@ def test_wrong_domain(value: str) -> None:
 @pytest.mark.parametrize("value", ["me", "me@", "me@localhost", "Me <me@example.org>", "a@b@example.org"])
 def test_wrong_email(value: str) -> None:
     assert only(problems({"site_admin_email": value})).variable == "site_admin_email"
+
+
+@pytest.mark.parametrize(
+    ("value", "mend"),
+    [
+        ("bücher.example.org", "write it as xn--bcher-kva.example.org"),
+        ("https://Bücher.example.org/", "write it as xn--bcher-kva.example.org"),
+        ("straße.example.org", "write the name only, e.g. htr.example.org"),
+        ("https://htr.example.org", "write it as htr.example.org"),
+        ("büche r.example.org", "write the name only, e.g. htr.example.org"),
+    ],
+)
+def test_international_domain(value: str, mend: str) -> None:
+    assert only(problems({"site_domain": value})).mend == mend
+
+
+def test_international_mail_address() -> None:
+    found = only(problems({"site_admin_email": "htr@bücher.example.org"}))
+    assert found.mend == "write it as htr@xn--bcher-kva.example.org"
+    assert only(problems({"site_admin_email": "jörg@example.org"})).mend == "write it like htr-admin@example.org"
+
+
+def test_further_names_are_written_as_browsers_send_them() -> None:
+    found = only(problems({"escriptorium_allowed_hosts": ["htr.example.org", "Bücher.example.org", "10.10.0.10"]}))
+    assert (found.variable, found.mend) == ("escriptorium_allowed_hosts[1]", "write it as xn--bcher-kva.example.org")
+
+
+@pytest.mark.parametrize("value", ["all", "my db", "a,b", "", "+admins", "@file"])
+def test_names_that_access_rules_read_otherwise(value: str) -> None:
+    assert only(problems({"postgresql_database": value})).mend == "write escriptorium"
+    assert problems({"postgresql_database": "Htr_2-test"}) == []
+
+
+def test_private_network_has_no_ipv6() -> None:
+    found = problems({"site_private_network": "fd00:10::/64"}, cpu1={"private_address": "fd00:10::10"})
+    assert [problem.mend.split(":")[0] for problem in found] == ["IPv6 is not supported on the private network"] * 2
+
+
+@pytest.mark.parametrize("value", ["Europe/Paris", "Etc/UTC", "UTC", "US/Eastern"])
+def test_time_zones(value: str) -> None:
+    assert problems({"base_timezone": value}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "mend"),
+    [
+        ("Europe/Pari", "did you mean 'Europe/Paris'?"),
+        ("europe/paris", "did you mean 'Europe/Paris'?"),
+        ("", "name one of `timedatectl list-timezones`, e.g. Europe/Paris"),
+        ("../../etc/passwd", "name one of `timedatectl list-timezones`, e.g. Europe/Paris"),
+    ],
+)
+def test_time_zone_that_does_not_exist(value: str, mend: str) -> None:
+    assert only(problems({"base_timezone": value})).mend == mend
+
+
+def test_control_machine_without_time_zones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("module_utils.platform_inventory.available_timezones", set)
+    assert problems({"base_timezone": "Europe/Pari"}) == []
 
 
 def test_empty_version() -> None:
@@ -479,6 +611,22 @@ def test_operating_system(facts: HostFacts, roles: tuple[str, ...], settings: di
 
 def test_architecture() -> None:
     assert only(check_facts([host("a", replace(DEBIAN_12, architecture="aarch64"), "compute")])).found == "aarch64"
+
+
+def test_web_server_without_ipv6() -> None:
+    without = replace(DEBIAN_12, has_ipv6=False)
+    (found,) = check_facts([FactsHost("web", without, frozenset({"frontend"}))])
+    assert found.mend.startswith("set nginx_ipv6: false")
+    assert check_facts([FactsHost("web", without, frozenset({"frontend"}), FactsSettings(ipv6=False))]) == []
+    assert check_facts([FactsHost("cpu", without, frozenset({"compute"}))]) == []
+
+
+def test_time_zone_that_a_host_lacks() -> None:
+    settings = FactsSettings(timezone="US/Eastern")
+    (found,) = check_facts(
+        [FactsHost("store", replace(DEBIAN_12, has_timezone=False), frozenset({"storage"}), settings)]
+    )
+    assert (found.variable, found.found) == ("base_timezone", "'US/Eastern'")
 
 
 def test_application_hosts_run_the_same_system() -> None:

@@ -11,6 +11,7 @@ from module_utils.platform_variables import (
     CatalogueError,
     contains_template,
     load_catalogue,
+    plugin_variables,
     read_yaml,
 )
 
@@ -75,7 +76,8 @@ def test_known_and_secret_names(tree: Path) -> None:
     catalogue = load_catalogue(tree)
     assert all(map(catalogue.is_known, ["site_domain", "web_port", "x_mine", "node_image", "ansible_port"]))
     assert not catalogue.is_known("web_prot")
-    assert all(map(catalogue.is_secret, ["secret_x", "web_password", "escriptorium_email_password"]))
+    names = ["secret_x", "vault_x", "web_password", "escriptorium_email_password", "ansible_become_pass"]
+    assert all(map(catalogue.is_secret, names))
     assert not catalogue.is_secret("web_port")
 
 
@@ -119,3 +121,12 @@ def test_names_that_the_repository_derives_from_are_declared(root: Path) -> None
         if variable.name.startswith("secret_"):
             assert variable.name in used, variable.name
             assert variable.name in text
+
+
+def test_names_that_plugins_declare(tmp_path: Path) -> None:
+    (tmp_path / "become").mkdir()
+    (tmp_path / "lookup").mkdir()
+    (tmp_path / "become/su.py").write_text("vars:\n  - name: ansible_su_pass\n  - {name: 'ansible_become_pass'}\n")
+    (tmp_path / "lookup/url.py").write_text("vars:\n  - name: ansible_lookup_url_agent\n")
+    assert plugin_variables(tmp_path) == {"ansible_su_pass", "ansible_become_pass"}
+    assert plugin_variables(tmp_path / "none") == frozenset()

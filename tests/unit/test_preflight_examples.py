@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    import subprocess
 
 RunPlaybook = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -42,6 +40,22 @@ def test_wrong_inventory_is_refused(case: str, run_playbook: RunPlaybook, tmp_pa
     assert not (tmp_path / "contacted").exists()
 
 
+def test_ansible_that_has_not_read_its_settings_is_told(ansible_playbook: str, root: Path, tmp_path: Path) -> None:
+    """As where everybody may write to the folder, or from another one. Before: "couldn't resolve module/action"."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    result = subprocess.run(
+        [ansible_playbook, "-i", str(root / "inventories/single"), str(root / "playbooks/preflight.yml")],
+        cwd=tmp_path,
+        env=environment | {"HOME": str(tmp_path), "ANSIBLE_HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert f"export ANSIBLE_CONFIG={root}/ansible.cfg" in " ".join(result.stdout.split())
+
+
 def test_limit_does_not_switch_preflight_off(run_playbook: RunPlaybook) -> None:
     result = run_playbook(EXAMPLES / "network_too_wide" / "hosts.yml", "preflight.yml", "--limit", "node3")
     assert result.returncode == 2
@@ -67,6 +81,26 @@ def test_sites_of_the_repository_are_sound(site: str, run_playbook: RunPlaybook,
     result = run_playbook(root / "inventories" / site, "preflight.yml", "-e", "preflight_secrets=generated")
     assert result.returncode == 0, result.stdout
     assert not (tmp_path / "contacted").exists()
+
+
+def test_variables_of_ansibles_own_plugins_are_known(run_playbook: RunPlaybook, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.yml").write_text(
+        """---
+all:
+  vars:
+    ansible_become_pass: "{{ lookup('ansible.builtin.env', 'NO_SUCH_NAME') }}"
+    ansible_private_key_file: ~/.ssh/id_htr
+    ansible_host_key_checking: false
+    ansible_scp_extra_args: -O
+    ansible_su_pass: not-shown
+    ansible_docker_extra_args: --tls
+    ansible_lxd_host: of a collection
+    ansible_perl_interpreter: /usr/bin/perl
+"""
+    )
+    arguments = ("-i", str(tmp_path / "more.yml"), "-e", "preflight_secrets=generated", "-e", "ansible_become_pass=x")
+    result = run_playbook(root / "inventories/cremma", "preflight.yml", *arguments)
+    assert result.returncode == 0, result.stdout
 
 
 def test_pool_at_rest_is_sound_and_said(run_playbook: RunPlaybook, root: Path, tmp_path: Path) -> None:

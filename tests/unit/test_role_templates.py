@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from configparser import ConfigParser
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import filter_loader, init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 if TYPE_CHECKING:
@@ -18,26 +18,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+pytestmark = pytest.mark.usefixtures("ansible_plugins")
+
 DEBIAN = {"memtotal_mb": 65536, "distribution": "Debian", "distribution_major_version": "12"}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _plugins(root: Path) -> None:
-    """Have Ansible find its own plugins, and the filters of this repository."""
-    init_plugin_loader()
-    filter_loader.add_directory(str(root / "filter_plugins"))
 
 
 @pytest.fixture
 def resolve(root: Path) -> Callable[..., Any]:
     """Resolve a template as a role would: ``resolve(role, text, variable=...)``, the rest as the role has it."""
 
-    def resolved(role: str, text: str, **variables: Any) -> Any:
+    def resolved(role: str, text: str, escape_backslashes: bool = True, **variables: Any) -> Any:
         loader = DataLoader()
         known: dict[str, Any] = {"ansible_managed": "", "ansible_facts": {"memtotal_mb": 65536}}
         for file in (root / "roles" / role / part / "main.yml" for part in ("defaults", "vars")):
             known |= loader.load_from_file(str(file), trusted_as_template=True) if file.is_file() else {}
-        return Templar(loader=loader, variables=known | variables).template(trust_as_template(text))
+        templar = Templar(loader=loader, variables=known | variables)
+        return templar.template(trust_as_template(text), escape_backslashes=escape_backslashes)
 
     return resolved
 
@@ -47,7 +43,8 @@ def render(root: Path, resolve: Callable[..., Any]) -> Callable[..., str]:
     """Render a file of a role's templates: ``render(role, template, variable=...)``."""
 
     def rendered(role: str, template: str, **variables: Any) -> str:
-        return str(resolve(role, (root / "roles" / role / "templates" / template).read_text(), **variables))
+        text = (root / "roles" / role / "templates" / template).read_text()
+        return str(resolve(role, text, escape_backslashes=False, **variables))
 
     return rendered
 
@@ -169,12 +166,48 @@ def test_the_broker_keeps_its_jobs_and_has_a_password(render: Callable[..., str]
     found = settings(render("redis", "redis.conf.j2", redis_listen_address="10.0.0.1", redis_password="secret"))
     wanted = {
         "bind": "127.0.0.1 10.0.0.1",
-        "requirepass": "secret",
+        "requirepass": '"secret"',
         "appendonly": "yes",
         "appendfsync": "everysec",
         "maxmemory-policy": "noeviction",
     }
     assert {name: found[name] for name in wanted} == wanted
+
+
+# Blanks, quotes and backslashes, as people and password managers make them.
+AWKWARD = ("correct horse battery staple", "'f9aeK2mQw8xZup", 'Zup"f9aeK2mQw8x', "a\\\\b\\\"c\\n d'e", "é#ü% $x{y}")
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="the broker itself reads its password here")
+@pytest.mark.parametrize("password", AWKWARD)
+def test_the_broker_reads_the_password_that_was_given(
+    render: Callable[..., str], tmp_path: Path, password: str
+) -> None:
+    text = render("redis", "redis.conf.j2", redis_listen_address="127.0.0.1", redis_password=password)
+    (line,) = [line for line in text.splitlines() if line.startswith("requirepass")]
+    socket = tmp_path / "socket"
+    (tmp_path / "redis.conf").write_text(f'{line}\nport 0\nsave ""\nunixsocket {socket}\n')
+    with subprocess.Popen(["redis-server", "redis.conf"], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            while server.poll() is None and not socket.exists():
+                time.sleep(0.01)
+            assert server.poll() is None, server.communicate()[0]
+            command = ["redis-cli", "-s", str(socket), "--no-auth-warning", "-a", password, "PING"]
+            assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "PONG\n"
+        finally:
+            server.kill()
+
+
+@pytest.mark.skipif(not shutil.which("postgres"), reason="the database itself reads its settings here")
+@pytest.mark.parametrize("value", ["%m [%p] ", "it's", "a\\b \\n", "C:\\\\x"])
+def test_the_database_reads_the_settings_that_were_given(
+    render: Callable[..., str], tmp_path: Path, value: str
+) -> None:
+    settings = {"log_line_prefix": value}
+    text = render("postgresql", "postgresql.conf.j2", postgresql_listen_address="::1", postgresql_settings=settings)
+    (tmp_path / "postgresql.conf").write_text(text)
+    command = ["postgres", "-C", "log_line_prefix", "-D", str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"{value}\n"
 
 
 def test_the_broker_lets_in_its_clients_only(render: Callable[..., str]) -> None:
@@ -212,7 +245,7 @@ def test_mails_go_as_the_mail_server_wants_them(render: Callable[..., str], secu
     given = {"mail_relay_host": "mail.example.org", "mail_relay_user": "htr", "mail_relay_password": "secret"}
     found = settings(render("mail_relay", "msmtprc.j2", mail_relay_security=security, **given))
     assert {name: value for name, value in found.items() if name in {"tls", "tls_starttls"}} == tls
-    assert (found["host"], found["user"], found["password"]) == ("mail.example.org", "htr", "secret")
+    assert (found["host"], found["user"], found["password"]) == ("mail.example.org", '"htr"', '"secret"')
     assert found["tls_trust_file"] == "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -253,6 +286,7 @@ def test_a_copy_never_goes_back_nor_mounts_nor_trusts_a_stranger(render: Callabl
         "zfs_replica_source": "10.0.0.1",
         "zfs_replica_source_pool": "tank",
         "zfs_replica_target": "copies/replica",
+        "zfs_replica_source_ssh_port": 2222,
     }
     lines = list(re.sub(r"\\\n\s*", "", render("zfs_replica", "zfs-replica.service.j2", **given)).splitlines())
     commands = [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=")]
@@ -261,6 +295,7 @@ def test_a_copy_never_goes_back_nor_mounts_nor_trusts_a_stranger(render: Callabl
         ["zfs-replica@10.0.0.1:tank/backups", "copies/replica/backups"],
     ]
     for command in commands:
+        assert "--sshport 2222 " in command
         assert "--no-rollback" in command, "what the copy alone has would be lost"
         assert '--recvoptions "u o canmount=noauto"' in command
         assert "StrictHostKeyChecking=yes" in command
@@ -281,6 +316,17 @@ def test_the_site_is_reached_by_tls_and_its_metrics_from_inside(render: Callable
     (metrics,) = re.findall(r"location = /metrics \{(.*?)\}", tls, re.DOTALL)
     rules = [line.strip() for line in metrics.splitlines() if line.strip()][:3]
     assert rules == ["allow 127.0.0.1;", "allow 10.0.0.0/24;", "deny all;"]
+
+
+def test_the_site_listens_on_ipv6_where_there_is_any(render: Callable[..., str]) -> None:
+    given = {"nginx_server_name": "htr.example.org", "nginx_private_network": "10.0.0.0/24"}
+    both = re.findall(r"listen (\S+)", render("nginx", "site.conf.j2", **given))
+    assert both == ["80", "[::]:80", "443", "[::]:443"]
+    for without in (False, "false"):
+        assert re.findall(r"listen (\S+)", render("nginx", "site.conf.j2", **given, nginx_ipv6=without)) == [
+            "80",
+            "443",
+        ]
 
 
 def test_a_part_of_debian_is_added_once_and_to_debians_own_sources(resolve: Callable[..., Any]) -> None:

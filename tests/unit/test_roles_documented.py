@@ -12,6 +12,7 @@ import pytest
 
 from module_utils.platform_variables import (
     PLATFORM_GROUPS,
+    RESERVED_GROUPS,
     contains_template,
     read_yaml,
     role_defaults,
@@ -87,7 +88,7 @@ def test_every_default_has_a_comment(role: Path) -> None:
 
 @each_role
 def test_names_no_inventory_group(role: Path) -> None:
-    words = "|".join(PLATFORM_GROUPS)
+    words = "|".join((*PLATFORM_GROUPS, *RESERVED_GROUPS))
     group = re.compile(
         rf"\bgroups\s*[\[.]|\bgroups\s*\||\bgroup_names\b|query\(\s*'inventory_hostnames'|^\s*hosts:\s*['\"]?({words})\b",
         re.MULTILINE,

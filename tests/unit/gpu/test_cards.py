@@ -108,6 +108,13 @@ def test_an_address_that_yaml_took_for_a_number_is_explained() -> None:
     assert "in quotes" in problem.mend
 
 
+def test_a_product_name_that_the_table_lacks() -> None:
+    model = one("{model: T4-16GB, index: 0, product: NVIDIA T4G}").model
+    assert (model.name, "NVIDIA T4G" in model.nvml_names) == ("T4-16GB", True)
+    assert where(wrong("{model: T4-16GB, index: 0, product: 4}")) == ["product"]
+    assert where(wrong("{model: other, memory_mib: 16384, index: 0, product: NVIDIA T4G}")) == ["product"]
+
+
 @pytest.mark.parametrize("name", ["gpu0", "A", "left-card", "x" * 32])
 def test_names(name: str) -> None:
     assert one(f"{{model: T4-16GB, index: 0, name: {name}}}").name == name

@@ -705,6 +705,15 @@ def test_another_model_than_declared(machine: Machine) -> None:
     )
 
 
+def test_a_product_name_that_the_table_lacks(machine: Machine) -> None:
+    machine.create("A100-40GB", name="NVIDIA A100-SXM4-40GB-LC")
+    message = refused(machine, mig(CREMMA))
+    assert message.endswith("or add product: 'NVIDIA A100-SXM4-40GB-LC' where this is another name of A100-40GB")
+    machine.declare(mig(CREMMA, product="A100-SXM4-40GB-LC"))
+    assert not machine.apply().get("failed")
+    assert machine.slices() == planned("A100-40GB", CREMMA)
+
+
 def test_a_card_that_is_not_there(machine: Machine) -> None:
     machine.create("A100-40GB@0000:17:00.0")
     card = {"model": "A100-40GB", "pci_address": "0000:65:00.0", "backend": "mig", "slices": CREMMA}

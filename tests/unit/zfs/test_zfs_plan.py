@@ -407,6 +407,42 @@ def test_a_spare_that_stands_in(host: Host) -> None:
     assert drift.wanted.endswith("the spare for good: zpool detach tank 98")
 
 
+def with_idle_spares(host: Host, missing: str, spares: str) -> None:
+    """Disks are missing since the boot: ZFS puts no spare in their place."""
+    leaves = [host.leaf(letter, "UNAVAIL" if letter in missing else "ONLINE") for letter in "abcd"]
+    idle = tuple(host.leaf(letter, "AVAIL", "spare") for letter in spares)
+    made(host, state="DEGRADED", data=(group("raidz2", 0, *leaves, state="DEGRADED"),), spares=idle)
+    host.pull(missing)
+
+
+def test_an_idle_spare_beside_a_missing_disk(host: Host) -> None:
+    with_idle_spares(host, "b", "e")
+    found = host.plan(spec([("raidz2", "abcd")], spares=ids("e")))
+    assert not found.steps
+    (drift,) = found.drift
+    assert drift.found == f"{by_id('b')} (guid 98) UNAVAIL, and the spare {by_id('e')} does not stand in"
+    assert drift.wanted.endswith("until a disk that works is there: zpool replace tank 98 /dev/disk/by-id/NEW-DISK")
+    assert drift.command == f"zpool replace tank 98 {by_id('e')}"
+
+
+def test_each_idle_spare_is_for_one_disk(host: Host) -> None:
+    with_idle_spares(host, "bc", "e")
+    commands = [drift.command for drift in host.plan(spec([("raidz2", "abcd")], spares=ids("e"))).drift]
+    assert commands == [f"zpool replace tank 98 {by_id('e')}", "zpool replace tank 99 /dev/disk/by-id/NEW-DISK"]
+
+
+def test_a_new_disk_is_better_than_an_idle_spare(host: Host) -> None:
+    with_idle_spares(host, "b", "e")
+    (drift,) = host.plan(spec([("raidz2", "afcd")], spares=ids("e"))).drift
+    assert drift.command == f"zpool replace tank 98 {by_id('f')}"
+
+
+def test_a_spare_that_leaves_the_declaration_stands_in_for_nothing(host: Host) -> None:
+    with_idle_spares(host, "b", "e")
+    drift = host.plan(spec([("raidz2", "abcd")])).drift
+    assert [one.command for one in drift] == ["zpool replace tank 98 /dev/disk/by-id/NEW-DISK"]
+
+
 def test_a_spare_that_stands_in_and_the_new_disk(host: Host) -> None:
     with_spare(host)
     (drift,) = host.plan(spec([("raidz2", "afcd")], spares=ids("e"))).drift
