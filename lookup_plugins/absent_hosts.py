@@ -9,28 +9,21 @@ here, once for each run.
 
 from __future__ import annotations
 
-from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible.inventory.manager import InventoryManager
+import ansible.module_utils
 from ansible.plugins.lookup import LookupBase
-from ansible.vars.manager import VariableManager
+
+try:
+    from ansible.module_utils import platform_read
+except ImportError:
+    # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
+    ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
+    from ansible.module_utils import platform_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-_loaders: dict[int, Any] = {}
-
-
-@cache
-def absent(sources: tuple[str, ...], loader: int) -> tuple[str, ...]:
-    """Return the compute hosts that have left the platform, by the inventory alone."""
-    inventory = InventoryManager(loader=_loaders[loader], sources=list(sources))
-    manager = VariableManager(loader=_loaders[loader], inventory=inventory)
-    manager.safe_basedir = False
-    hosts = inventory.groups["compute"].get_hosts() if "compute" in inventory.groups else []
-    values = {str(host): manager.get_vars(host=host, include_hostvars=False).get("compute_state") for host in hosts}
-    return tuple(sorted(name for name, value in values.items() if value == "absent"))
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]
@@ -40,8 +33,8 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         """Return one text: ``:!a:!b``, or with ``only`` ``a:b``; an empty one where there are none."""
         named = {name.strip() for term in terms for name in str(term).split(",") if name.strip()}
         sources = tuple(str(source) for source in (variables or {}).get("ansible_inventory_sources") or ())
-        _loaders[id(self._loader)] = self._loader
-        names = absent(sources, id(self._loader))
+        values = platform_read.compute_values(sources, self._loader)
+        names = sorted(host for host, own in values.items() if own.get("compute_state") == "absent")
         if kwargs.get("only"):
             return [":".join(name for name in names if not named or name in named)]
         return ["".join(f":!{name}" for name in names)]
