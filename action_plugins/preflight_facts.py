@@ -27,7 +27,6 @@ except ImportError:
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
     from ansible.module_utils import platform_inventory, platform_variables
 
-
 NO_IPV6 = "no-ipv6"
 NO_TIMEZONE = "no-timezone"
 
@@ -40,17 +39,20 @@ def number(value: Any) -> int | None:
         return None
 
 
+def _lines(result: Any) -> list[str]:
+    return [str(line).strip() for line in (result or {}).get("stdout_lines") or []]
+
+
 def _parts(result: Any) -> tuple[list[str], list[str]]:
     """Return the lines of df, and those of the driver."""
-    lines = [str(line).strip() for line in (result or {}).get("stdout_lines") or []]
-    lines = [line for line in lines if line not in (NO_IPV6, NO_TIMEZONE)]
+    lines = [line for line in _lines(result) if line not in (NO_IPV6, NO_TIMEZONE)]
     place = lines.index("driver") if "driver" in lines else len(lines)
     return lines[:place], lines[place + 1 :]
 
 
 def has_said(result: Any, word: str) -> bool:
     """Return True where the host has said the word of a thing that it lacks."""
-    return word in [str(line).strip() for line in (result or {}).get("stdout_lines") or []]
+    return word in _lines(result)
 
 
 def disk_space(result: Any) -> tuple[int | None, bool]:

@@ -20,12 +20,10 @@ import ansible.module_utils
 import ansible.plugins
 from ansible import constants, context
 from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible.inventory.manager import InventoryManager
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.utils.collection_loader import AnsibleCollectionConfig
 from ansible.utils.vars import load_extra_vars
-from ansible.vars.manager import VariableManager
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,6 +34,7 @@ try:
         platform_playbooks,
         platform_problems,
         platform_queues,
+        platform_read,
         platform_templates,
         platform_variables,
     )
@@ -48,6 +47,7 @@ except ImportError:
         platform_playbooks,
         platform_problems,
         platform_queues,
+        platform_read,
         platform_templates,
         platform_variables,
     )
@@ -149,12 +149,9 @@ class OperatorVariables:
     """Variables that the operator wrote, for each host, with templates resolved as far as that needs no facts."""
 
     def __init__(self, sources: Any, hostvars: Any, loader: Any) -> None:
-        self._inventory = InventoryManager(loader=loader, sources=list(sources))
+        self._inventory, self._manager = platform_read.operator_inventory(sources, loader)
         self._hostvars = hostvars
         self._loader = loader
-        self._manager = VariableManager(loader=loader, inventory=self._inventory)
-        # Without this, group_vars beside the playbook (what the repository derives) would be mixed in.
-        self._manager.safe_basedir = False
         self.given = {str(name): plain(value) for name, value in load_extra_vars(loader).items()}
         self.unresolvable: dict[str, dict[str, platform_problems.Unresolvable]] = {}
         self._known: dict[str, dict[str, Any]] = {}

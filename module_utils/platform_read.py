@@ -8,15 +8,27 @@ answers all later processes have from the start.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.inventory.manager import InventoryManager
 from ansible.vars.manager import VariableManager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: Variables that other hosts need.
 NAMES = ("compute_state", "gpu_partition_cards")
 
 _loaders: dict[int, Any] = {}
+
+
+def operator_inventory(sources: Iterable[str], loader: Any) -> tuple[InventoryManager, VariableManager]:
+    """Return the inventory, and what gives the variables that its operator wrote for a host, ``-e`` among them."""
+    inventory = InventoryManager(loader=loader, sources=list(sources))
+    manager = VariableManager(loader=loader, inventory=inventory)
+    # Without this, group_vars beside the playbook (what the repository derives) would be mixed in.
+    manager.safe_basedir = False
+    return inventory, manager
 
 
 def compute_values(sources: tuple[str, ...], loader: Any) -> dict[str, dict[str, Any]]:
@@ -27,9 +39,7 @@ def compute_values(sources: tuple[str, ...], loader: Any) -> dict[str, dict[str,
 
 @cache
 def _compute_values(sources: tuple[str, ...], loader: int) -> dict[str, dict[str, Any]]:
-    inventory = InventoryManager(loader=_loaders[loader], sources=list(sources))
-    manager = VariableManager(loader=_loaders[loader], inventory=inventory)
-    manager.safe_basedir = False
+    inventory, manager = operator_inventory(sources, _loaders[loader])
     found = {}
     for host in inventory.groups["compute"].get_hosts() if "compute" in inventory.groups else []:
         values = manager.get_vars(host=host, include_hostvars=False)
