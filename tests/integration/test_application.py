@@ -188,6 +188,7 @@ def test_a_repeated_upgrade_waits_for_the_migrations_of_the_one_before(
         migrating.kill()
         found = json.loads(look.communicate(timeout=120)[0].splitlines()[-1])
         assert (found["missing"], found["unknown"], found["harms"]) == ([], [], [])
+        assert found["findings"] == [], "the release that is tested asks for nothing that nobody serves"
         assert "No migrations to apply" in migrate.communicate(timeout=120)[0]
         assert (look.returncode, migrate.returncode) == (0, 0)
 

@@ -7,6 +7,7 @@ The test listens in systemd's place. What systemd then does is for tests/verify/
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
@@ -112,6 +113,29 @@ def systemd(pool: Bench) -> Iterator[Systemd]:
     pool.kill(*({"worker"} & set(pool.processes)))
     pool.redis("FLUSHALL")
     address.unlink()
+
+
+def test_a_worker_that_starts_in_its_turn_says_when_it_takes_jobs_and_gives_its_place_back(pool: Bench) -> None:
+    address = pool.folder / "notify-turn"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(address))
+        told = {"NOTIFY_SOCKET": str(address), "STATE_DIRECTORY": str(pool.folder), "WATCHDOG_USEC": "180000000"}
+        start_worker(pool, "turn", "gpu", told, in_turn=True)
+        systemd = Systemd(pool, listener)
+        said = [systemd.next(5)]
+        while said[-1] != READY:
+            said.append(systemd.next(5))
+            assert said[-1], said
+    address.unlink()
+    assert said[-2] == "STATUS=takes jobs"
+    places = list((pool.folder / "starts").iterdir())
+    assert len(places) > 1
+    # The worker lives, and so do its children, which have the file of its place too.
+    assert children(pool.processes["turn"].pid)
+    for place in places:
+        with place.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    pool.kill("turn")
 
 
 def until(bench: Bench, job: str, state: int, seconds: float = 60) -> None:

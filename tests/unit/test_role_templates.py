@@ -86,6 +86,28 @@ def test_a_start_of_the_database_ends_or_begins_anew(resolve: Callable[..., Any]
     assert (service["TimeoutStartSec"], service["Restart"]) == ("900", "on-failure")
 
 
+@pytest.mark.parametrize("device", ["", "gpu0-2g.10gb-0"])
+def test_a_worker_starts_in_its_turn(render: Callable[..., str], device: str) -> None:
+    """What tells systemd of progress is the unit's main process: systemd hears no other."""
+    worker = {
+        "name": device or "default", "queues": ["default"], "device": device, "card": "", "overflow": "",
+        "concurrency": 1, "tasks_per_child": 10, "omp_threads": 1, "memory_max_mb": 512,
+    }  # fmt: skip
+    text = render(
+        "celery_worker", "escriptorium-worker.service.j2",
+        item=worker, celery_worker_node="c1", celery_worker_fingerprint="f",
+    )  # fmt: skip
+    service = sections(text.replace("\\\n", ""))["Service"]
+    slice_of = ["/usr/local/sbin/gpu-partition", "exec", "--setenv", "KRAKEN_TRAINING_DEVICE=cuda:0", device, "--"]
+    launcher = ["/usr/local/lib/escriptorium/run-release", "python", "-m", "escriptorium_cluster.starting", "celery"]
+    words = service["ExecStart"].split()
+    wanted = (slice_of if device else []) + launcher
+    assert words[: len(wanted)] == wanted
+    assert service["Type"] == "notify"
+    assert "NotifyAccess" not in service, "that of a main process"
+    assert float(service["TimeoutStartSec"]) > 2 * 60, "the steps before have their own time"
+
+
 @pytest.mark.parametrize(
     ("role", "files", "witness"),
     [

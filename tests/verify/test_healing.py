@@ -20,6 +20,8 @@ pytestmark = pytest.mark.scenario("cluster")
 UNIT = "escriptorium-worker@gpu.service"
 #: Seconds without a sign of life.
 LIMIT = 20
+#: Seconds of TimeoutStartSec= that a slow start outlives; more than the time until it is looked at first.
+START = 20
 #: Starts of a job: escriptorium_job_max_starts.
 STARTS = 3
 #: MiB that a worker may use, its job included, and MiB that a job wants.
@@ -183,6 +185,31 @@ def test_starts_that_fail_wait_longer_each_time(inventory: Inventory, connect: C
     # What a person starts does not wait.
     assert time.monotonic() - mended < 60
     assert active(host, unit)
+
+
+@pytest.mark.fault
+def test_starts_that_take_long_wait_for_each_other_and_are_not_killed(
+    inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    """Each computes for longer than its unit's time to start. With few processors two of them start at a time."""
+    host = connect(inventory.compute[0])
+    units = [f"escriptorium-worker@{queue}.service" for queue in ("default", "live", "low-priority")]
+    slow = f"[Service]\\nTimeoutStartSec={START}\\nEnvironment=STAND_IN_START_SECONDS={2 * START}\\n"
+    with ExitStack() as stack:
+        for unit in units:
+            stack.enter_context(settings(host, unit, slow))
+        said: set[str] = set()
+
+        def started() -> bool:
+            shown = [show(host, unit, "ActiveState", "StatusText") for unit in units]
+            said.update(text.partition(",")[0] for _, text in shown)
+            return [state for state, _ in shown] == ["active"] * len(units)
+
+        wait_for("all to take jobs", started, timeout=400)
+        assert "starts" in said
+        processors = int(host.check_output("nproc"))
+        assert processors > 5 or "waits for its turn" in said
+        assert [show(host, unit, "NRestarts", "StatusText") for unit in units] == [["0", "takes jobs"]] * len(units)
 
 
 @pytest.mark.parametrize("victim", ["job", pytest.param("worker", marks=pytest.mark.fault)])

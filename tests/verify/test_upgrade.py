@@ -1,8 +1,8 @@
 """Another release of the application, and the way back, beside requests and jobs that go on all the time.
 
 Three releases follow the one of the scenario: `added` has a migration that leaves room for processes of the release
-before; `bound` makes a field that every row needs, which that release cannot write; the migration of `broken` fails. At
-the end the scenario's own runs again.
+before; `bound` makes a field that every row needs, which that release cannot write, and has a queue that no worker
+takes; the migration of `broken` fails. At the end the scenario's own runs again.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ pytestmark = pytest.mark.scenario("cluster")
 
 #: Seconds within which the release before answers again after roll-back.yml was called.
 WAY_BACK = 60.0
+#: A queue that upstream has since, and its name as a finding.
+QUEUE, FINDING = "intensive-inference", "queue:intensive-inference"
 MODEL = "    name = models.CharField(max_length=512)\n    slug = models.SlugField(unique=True)\n    guidelines"
 ADDED = """from django.db import migrations, models
 
@@ -85,7 +87,7 @@ class Releases:
         folder: the repository, on the control machine.
         own: commit of the scenario's release.
         added: commit with a migration that only adds.
-        bound: commit with a field that every row needs.
+        bound: commit with a field that every row needs, and a queue that no worker takes.
         broken: the same, and its migration fails at its end.
 
     """
@@ -98,7 +100,7 @@ class Releases:
 
     def arguments(self, commit: str, **more: str) -> list[str]:
         """Arguments of upgrade.yml that bring a release, on a cluster that lives not for the first time."""
-        return self.described(commit, upgrade_again="yes", **more)
+        return self.described(commit, upgrade_again="yes", upgrade_findings_read=FINDING, **more)
 
     def described(self, commit: str, **more: str) -> list[str]:
         """Arguments of ansible-playbook in place of an inventory that describes a release."""
@@ -122,8 +124,12 @@ def releases(inventory: Inventory, tmp_path_factory: pytest.TempPathFactory) -> 
     git(inventory.folder, "clone", "--quiet", str(inventory.folder.parents[2] / ".cache/stand-in/source"), str(folder))
     own = git(folder, "rev-parse", "HEAD")
 
-    def commit(mark: str, migration: str, field: str) -> str:
+    def commit(mark: str, migration: str, field: str, queue: str = "") -> str:
         git(folder, "checkout", "--quiet", own)
+        settings = folder / "app/escriptorium/settings.py"
+        assert settings.read_text().count('"gpu", "jvm")') == 1
+        if queue:
+            settings.write_text(settings.read_text().replace('"gpu", "jvm")', f'"gpu", "jvm", "{queue}")'))
         base = folder / "app/escriptorium/templates/base.html"
         base.write_text(base.read_text().replace("</body>", f"<p>release {mark}</p></body>"))
         style = folder / "front/src/main.css"
@@ -141,7 +147,7 @@ def releases(inventory: Inventory, tmp_path_factory: pytest.TempPathFactory) -> 
         folder,
         own,
         added=commit("added", ADDED, "remark = models.TextField(null=True)"),
-        bound=commit("bound", BOUND, rank),
+        bound=commit("bound", BOUND, rank, QUEUE),
         broken=commit("broken", BROKEN, rank),
     )
 
@@ -380,6 +386,19 @@ def test_there_is_nothing_to_roll_back_twice(rolled_back: Beside, inventory: Inv
     assert rolled_back
     run = play(inventory, "playbooks/roll-back.yml", check=False)
     assert "No upgrade is noted" in run.output
+
+
+@pytest.mark.fault
+def test_a_release_with_a_queue_that_nobody_takes_is_refused_before_anything_changes(
+    inventory: Inventory, releases: Releases, site: Site, database: Database
+) -> None:
+    arguments = releases.described(releases.bound, upgrade_again="yes", pause_jobs="yes")
+    run = play(inventory, "playbooks/upgrade.yml", *arguments, check=False)
+    assert f"queue {QUEUE}: no worker takes its jobs" in run.output
+    assert f"-e upgrade_findings_read={FINDING}" in run.output
+    assert not any("Restart" in task or "Migrate" in task or "Back up" in task for task in run.changed)
+    assert shown(site) == "own"
+    assert not database.rows("SELECT 1 AS row FROM django_migrations WHERE name = '0005_bound'")
 
 
 @pytest.mark.fault

@@ -395,15 +395,23 @@ def running_bench(venv: Path, tree: Path, database: Database) -> Iterator[Bench]
 
 
 def start_worker(
-    bench: Bench, name: str, queues: str, environment: Mapping[str, str] | None = None, concurrency: int = 1
+    bench: Bench,
+    name: str,
+    queues: str,
+    environment: Mapping[str, str] | None = None,
+    concurrency: int = 1,
+    *,
+    in_turn: bool = False,
 ) -> None:
     """Start a worker with the flags of its systemd unit, as if it were watched, and wait until it takes jobs.
 
     :param environment: what the unit sets beside the environment file of all.
+    :param in_turn: by the unit's launcher, which needs STATE_DIRECTORY.
     """
     before = bench.log(name).count(f"{name}@host ready.")
+    launcher = ("python", "-m", "escriptorium_cluster.starting") if in_turn else ()
     process = bench.start(
-        name, "celery", "-A", "escriptorium", "worker", "--hostname", f"{name}@host", "--queues", queues,
+        name, *launcher, "celery", "-A", "escriptorium", "worker", "--hostname", f"{name}@host", "--queues", queues,
         "--concurrency", str(concurrency), "--max-tasks-per-child", "1", "--prefetch-multiplier", "1",
         "--loglevel", "INFO", "--task-events", "--without-mingle", "--without-gossip", "-O", "fair",
         # Nobody listens there: a worker says so and goes on.

@@ -309,7 +309,9 @@ def test_the_answer_names_what_is_missing_and_what_is_not_known(
         monkeypatch.setattr(check.Command, name, lambda _, name=name: [name])
     command = check.Command()
     command.stdout = io.StringIO()
-    command.handle(applied="core.2,core.9")
+    finding = check.release_demands.Finding
+    command._findings = lambda *folders: [finding(f"setting:{name}", "gone") for name in folders]
+    command.handle(applied="core.2,core.9", before="/current/app", environment="/env")
     answer = json.loads(command.stdout.getvalue())
     harm = "core.document.title has to have a value, and the release before gives none"
     assert answer == {
@@ -321,7 +323,43 @@ def test_the_answer_names_what_is_missing_and_what_is_not_known(
         "applied": ["core.2"],
         "decision": "back",
         "why": [harm],
+        "findings": [{"name": "setting:/current/app", "text": "gone"}, {"name": "setting:/env", "text": "gone"}],
     }
+
+
+def test_what_a_release_asks_for_and_nobody_serves_is_told(
+    check: Any, load: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queues from settings, routes and calls, tasks, settings of the package and of the site, and Kraken."""
+    (app, before) = (tmp_path / "app", tmp_path / "before")
+    app.mkdir()
+    before.mkdir()
+    (app / "tasks.py").write_text('task.apply_async(queue="called")\nNEW_URL = 1\n')
+    (before / "tasks.py").write_text("OLD_URL, OLD_PRECISION, EMAIL_PORT, CELERY_OLD = 1\n")
+    (tmp_path / "environment").write_text('OLD_URL="http://search"\nSECRET_KEY="x"\n')
+    load("django.conf").settings.BASE_DIR = str(app)
+    check.global_settings = SimpleNamespace(EMAIL_PORT=25)
+    upstream = load("escriptorium.settings")
+    upstream.CELERY_TASK_QUEUES = [SimpleNamespace(name=name) for name in ("default", "declared")]
+    upstream.CELERY_TASK_ROUTES = {"core.tasks.train": {"queue": "gpu"}, "core.tasks.x": {"queue": "routed"}}
+    upstream.CELERY_TASK_DEFAULT_QUEUE = "default"
+    tasks = {"core.tasks.train": 1, "core.tasks.qualify_model": 1, "celery.chord": 1}
+    load("escriptorium.celery").app = SimpleNamespace(
+        tasks=tasks, loader=SimpleNamespace(import_default_modules=lambda: None)
+    )
+    ours = SimpleNamespace(OLD_PRECISION="32", EMAIL_PORT=25, CELERY_OLD=1, _config=1)
+    importing = check.importlib.import_module
+    stand_in = SimpleNamespace(
+        import_module=lambda name: ours if name == "escriptorium_cluster.settings" else importing(name),
+        metadata=SimpleNamespace(version=lambda _: "7.1.1", PackageNotFoundError=ImportError),
+    )
+    monkeypatch.setattr(check, "importlib", stand_in)
+    found = [item.name for item in check.Command()._findings(str(before), str(tmp_path / "environment"))]
+    assert found == [
+        "queue:called", "queue:declared", "queue:routed", "task:core.tasks.qualify_model",
+        "setting:OLD_PRECISION", "setting:OLD_URL", "kraken:7",
+    ]  # fmt: skip
+    assert not any(item.name.startswith("setting:") for item in check.Command()._findings("", ""))
 
 
 # --- migrate_site ------------------------------------------------------------------------------------------------

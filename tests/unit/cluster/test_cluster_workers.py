@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -108,4 +109,20 @@ def test_json_output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert main(["--expect", "default@c1", "--json"]) == 0
     output = capsys.readouterr().out
     assert '"answered": ["default@c1"], "silent": []' in output
+    assert json.loads(output)["lines"][0].startswith("all 1 workers answered")
     assert "secret-password" not in output
+
+
+def test_how_the_units_of_silent_workers_are_is_told_on_their_host(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REDIS_HOST", "10.0.0.1")
+    monkeypatch.setenv("CLUSTER_REDIS_PASSWORD", "secret-password")
+    monkeypatch.setattr(workers, "celery_app", lambda _broker: None)
+    monkeypatch.setattr(workers, "celery_ping", lambda _app: lambda names, _seconds: [names[0]])
+    monkeypatch.setattr(workers, "unit_states", dict.fromkeys)
+    arguments = ["--expect", "default@c1,live@c1", "--timeout", "0.1", "--json"]
+    assert main([*arguments, "--node", "c1"]) == 1
+    assert json.loads(capsys.readouterr().out)["units"] == {"live@c1": "c1"}
+    main(arguments)
+    assert json.loads(capsys.readouterr().out)["units"] == {}

@@ -215,6 +215,7 @@ TEXT_ALIGNMENT_ENABLED = os.getenv("TEXT_ALIGNMENT", "False").lower() not in ("f
 # --- What only the stand-in has: how long its simulated work takes, in seconds, and the number of epochs. -----------
 
 STAND_IN_SECONDS_PER_EPOCH = float(os.getenv("STAND_IN_SECONDS_PER_EPOCH", "0.5"))
+STAND_IN_START_SECONDS = float(os.getenv("STAND_IN_START_SECONDS", "0"))
 STAND_IN_EPOCHS = int(os.getenv("STAND_IN_EPOCHS", "3"))
 # Where the simulated GPU driver (molecule/simulated_driver) looks for the users of each device.
 STAND_IN_DEVICES = os.getenv("STAND_IN_DEVICES", "/run/simulated-gpu/use")

@@ -5,6 +5,8 @@
 Exit status 0: all answered. 1: some are silent (they are named), or the broker does not answer. 2: wrong usage.
 With --probe new each worker that was not proven since its start gets a probe job too (probe.py), and one that lacks
 what a job needs makes the status 1 as well; with --probe all each gets one.
+With --json the answer is one line: that of ``Answer`` with ``ok``, ``lines`` (the same for a person), ``proofs``,
+``unheard`` (no probe job ended) and, with --node NAME, ``units``: how the units of silent workers of this host are.
 A worker that was started while the broker was down can stay deaf for ever although its process lives: it answers no
 ping, so it is found here.
 """
@@ -23,6 +25,7 @@ from uuid import uuid4
 
 from escriptorium_cluster.config import BrokerConfig, ConfigError, load_broker
 from escriptorium_cluster.probe import PROBE_COMMAND, PROBE_TASK, PROVEN_KEY, Proof, decode, queue_of, unproven
+from escriptorium_cluster.units import unit_states
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -203,6 +206,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--expect", required=True, metavar="QUEUE@HOST,...", help="node names of the workers")
     parser.add_argument("--timeout", type=float, default=90.0, metavar="SECONDS", help="how long to wait (90)")
     parser.add_argument("--probe", choices=("none", "new", "all"), default="none", help="who gets a probe job (none)")
+    parser.add_argument(
+        "--probe-timeout", type=float, metavar="SECONDS", help="how long to wait for that (as --timeout)"
+    )
+    parser.add_argument("--node", default="", help="name of this host: say how the units of its silent workers are")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of text")
     options = parser.parse_args(arguments)
     try:
@@ -218,15 +225,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     answer = wait_for_workers(expected, options.timeout, celery_ping(app))
     proofs: list[Proof] = []
     unheard: list[str] = []
+    patience = options.timeout if options.probe_timeout is None else options.probe_timeout
     if answer.ok and options.probe != "none":
-        proofs, unheard = probe(app, broker, expected, options.timeout, every=options.probe == "all")
+        proofs, unheard = probe(app, broker, expected, patience, every=options.probe == "all")
     right = answer.ok and not unheard and all(proof.ok for proof in proofs)
+    lines = [explain(answer), *(proof.text() for proof in proofs)]
+    lines += [f"{name} answers, and has not ended its probe job within {patience:g} s" for name in unheard]
     if options.json:
         told = {**asdict(answer), "ok": right, "proofs": [asdict(proof) for proof in proofs], "unheard": unheard}
+        told |= {"lines": lines, "units": unit_states(answer.silent, options.node) if options.node else {}}
         print(json.dumps(told))
     else:
-        lines = [explain(answer), *(proof.text() for proof in proofs)]
-        lines += [f"{name} answers, and has not ended its probe job within {options.timeout:g} s" for name in unheard]
         print("\n".join(lines), file=sys.stdout if right else sys.stderr)
     return 0 if right else 1
 

@@ -1,10 +1,13 @@
 """Looks whether this release can run here, and what its migrations mean. Changes nothing.
 
     manage.py check_release [--applied core.0075_x,users.0023_y]
+    manage.py check_release --before /opt/escriptorium/current/app --environment /etc/escriptorium/candidate.env
 
 Run beside the current release before an upgrade. The last line of standard output is one JSON object:
 
 - ``problems``: why this release cannot run (imports, Django's checks, versions of packages);
+- ``findings``: what it asks of the platform that it does not give, each with ``name`` and ``text``
+  (release_demands.py); settings with a new name only where ``--before`` names the source of the release that runs;
 - ``missing``: migrations that the database lacks, with their operations;
 - ``harms``: what processes of the release before would run into once they are applied;
 - ``unknown``: applied migrations that this release does not know, as after going back to it;
@@ -23,13 +26,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
+from django.conf import global_settings, settings
 from django.core.checks import ERROR, run_checks
 from django.core.management.base import BaseCommand
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import NOT_PROVIDED
 
+from escriptorium_cluster import release_demands
 from escriptorium_cluster.migration_plan import Change, decide_back, harm, normal_name, pin_problems, reasons
 from escriptorium_cluster.site_request import LOCK_NUMBER
 
@@ -49,13 +53,16 @@ class Command(BaseCommand):
     requires_system_checks: tuple[str, ...] = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """Declare ``--applied``."""
+        """Declare ``--applied``, ``--before`` and ``--environment``."""
         parser.add_argument("--applied", default="", help="judge the way back of these migrations, comma-separated")
+        parser.add_argument("--before", default="", help="folder with the source of the release that runs")
+        parser.add_argument("--environment", default="", help="file with the environment that this release will have")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Look at everything; prints one JSON line."""
         with contextlib.redirect_stdout(sys.stderr):
             answer = self._look([name for name in options["applied"].split(",") if name])
+            answer["findings"] = release_demands.told(self._findings(options["before"], options["environment"]))
         self.stdout.write(json.dumps(answer))
 
     def _look(self, applied: list[str]) -> dict[str, Any]:
@@ -106,6 +113,30 @@ class Command(BaseCommand):
             return [f"{constraints} is missing"]
         installed = {normal_name(item.metadata["Name"]): item.version for item in importlib.metadata.distributions()}
         return pin_problems(constraints.read_text().splitlines(), installed)
+
+    def _findings(self, before: str, environment: str) -> Iterator[release_demands.Finding]:
+        source = release_demands.read_source(Path(settings.BASE_DIR))
+        upstream = importlib.import_module("escriptorium.settings")
+        queues = {queue.name for queue in upstream.CELERY_TASK_QUEUES} | release_demands.routed(
+            upstream.CELERY_TASK_ROUTES
+        )
+        yield from release_demands.unserved(queues | source.queues | {upstream.CELERY_TASK_DEFAULT_QUEUE})
+        # One that cannot be imported is a problem, and told there.
+        with contextlib.suppress(Exception):
+            app = importlib.import_module("escriptorium.celery").app
+            app.loader.import_default_modules()
+            yield from release_demands.unknown_tasks(app.tasks)
+        if before:
+            # What Django and Celery read by themselves works whatever the release names.
+            names = [
+                name
+                for name in dir(importlib.import_module("escriptorium_cluster.settings"))
+                if name.isupper() and not name.startswith("CELERY_") and not hasattr(global_settings, name)
+            ]
+            names += release_demands.variables(Path(environment).read_text()) if environment else []
+            yield from release_demands.renamed(names, release_demands.read_source(Path(before)), source)
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield from release_demands.other_kraken(importlib.metadata.version("kraken"))
 
     @staticmethod
     def _newest(loader: Any, app: str) -> str:
