@@ -10,6 +10,7 @@ from typing import Any
 from escriptorium import settings as upstream
 from kombu import Queue
 
+from escriptorium_cluster import upstream_fixes
 from escriptorium_cluster.config import HELD_QUEUE, LARGE_QUEUE, load_config
 from escriptorium_cluster.guard import after_return, before_start
 from escriptorium_cluster.probe import PROBE_TASK
@@ -18,6 +19,8 @@ from escriptorium_cluster.probe import PROBE_TASK
 globals().update({name: value for name, value in vars(upstream).items() if name.isupper()})
 
 _config = load_config(os.environ)
+
+upstream_fixes.install()
 
 # --- The web side ------------------------------------------------------------------------------------------------
 
