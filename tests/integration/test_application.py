@@ -10,6 +10,7 @@ have to be compiled, is started by the Molecule scenarios.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import threading
@@ -309,6 +310,54 @@ def test_the_default_password_is_refused_and_repaired(bench: Bench, web: str) ->
     assert bench.prepare_site() == ["password of the account 'admin' (it was 'admin')"]
     assert log_in() == 400
     assert bench.prepare_site() == []
+
+
+def test_wrong_passwords_count_for_an_account_and_a_network(web: str) -> None:
+    """The proxy in front says where a request comes from; here the test does."""
+
+    def guess(address: str, password: str) -> requests.Response:
+        credentials = {"username": ADMIN["admin_name"], "password": password}
+        headers = HOST | {"X-Real-IP": address}
+        return requests.post(f"{web}/api/token-auth/", json=credentials, headers=headers, timeout=30)
+
+    assert [guess(f"192.0.2.{number}", "wrong").status_code for number in range(11)] == [400] * 10 + [429]
+    refused = guess("192.0.2.99", ADMIN["admin_password"])
+    assert (refused.status_code, "non_field_errors" in refused.json()) == (429, True)
+    assert 0 < int(refused.headers["Retry-After"]) <= 900
+    assert guess("198.51.100.1", ADMIN["admin_password"]).status_code == 200
+
+
+def test_the_form_says_that_an_account_waits(web: str) -> None:
+    def guess(name: str, path: str = "/login/") -> requests.Response:
+        with requests.Session() as browser:
+            browser.headers.update(HOST | {"X-Real-IP": "203.0.113.1"})
+            page = browser.get(f"{web}{path}", timeout=30)
+            (token,) = re.findall(r'name="csrfmiddlewaretoken"\s+value="([^"]+)"', page.text)[:1]
+            form = {"username": name, "password": "wrong", "csrfmiddlewaretoken": token}
+            return browser.post(f"{web}{path}", data=form, timeout=30)
+
+    assert [guess("somebody").status_code for _ in range(11)] == [200] * 10 + [429]
+    found = guess("somebody", "/admin/login/")
+    assert (found.status_code, "Too many wrong passwords" in found.text) == (429, True)
+    assert guess("somebody else").status_code == 200
+
+
+def test_administrators_log_in_each_day_and_a_link_logs_out(client: Client) -> None:
+    browser = client.log_in_with_form()
+    (cookie,) = [cookie for cookie in browser.cookies if cookie.name == "sessionid"]
+    assert cookie.expires is not None
+    assert 11.9 < (cookie.expires - time.time()) / 3600 < 12.1
+    browser.headers.update({"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"})
+
+    def ask(path: str, site: str = "same-origin") -> int:
+        return browser.get(
+            client.base + path, headers={"Sec-Fetch-Site": site}, allow_redirects=False, timeout=30
+        ).status_code
+
+    assert ask("logout/", "cross-site") == 200, "asked first"
+    assert ask("profile/apikey/") == 200
+    assert ask("logout/") == 302
+    assert ask("profile/apikey/") == 302
 
 
 def test_an_ordinary_account_is_not_made_administrator(bench: Bench, web: str) -> None:

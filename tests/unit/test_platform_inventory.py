@@ -44,6 +44,8 @@ ROLE_VARIABLES = (
     Variable("postgresql_buffers_mb", "int", "", default=0, has_default=True),
     Variable("celery_worker_overrides", "dict", "", default={}, has_default=True),
     Variable("escriptorium_allowed_hosts", "list", "", elements="str", default=[], has_default=True),
+    Variable("nginx_admin_networks", "list", "", elements="str", default=[], has_default=True),
+    Variable("nginx_trusted_proxies", "list", "", elements="str", default=[], has_default=True),
     Variable("postgresql_database", "str", "", default="escriptorium", has_default=True),
     Variable("nginx_tls_note", "str", "", default="", has_default=True),
     Variable("celery_environment", "dict", "", default={}, has_default=True),
@@ -198,6 +200,22 @@ def test_wrong_network(network: str, mend: str) -> None:
     problem = only(problems({"site_private_network": network}))
     assert problem.host == EVERY_HOST
     assert problem.mend.startswith(mend)
+
+
+@pytest.mark.parametrize("name", ["nginx_admin_networks", "nginx_trusted_proxies"])
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [("192.0.2.7/24", "write 192.0.2.0/24"), ("campus", "write the network's"), ("2001:db8::g", "write the network's")],
+)
+def test_wrong_entry_of_a_list_of_networks(name: str, text: str, mend: str) -> None:
+    problem = only(problems({name: ["192.0.2.1", "2001:db8::/32", text]}))
+    assert (problem.host, problem.variable) == (EVERY_HOST, f"{name}[2]")
+    assert problem.mend.startswith(mend)
+
+
+def test_proxies_are_not_everybody() -> None:
+    assert problems({"nginx_admin_networks": ["0.0.0.0/0"]}) == []
+    assert only(problems({"nginx_trusted_proxies": ["0.0.0.0/0"]})).mend.startswith("name your proxies only")
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -340,6 +340,79 @@ def test_the_site_is_reached_by_tls_and_its_metrics_from_inside(render: Callable
     assert rules == ["allow 127.0.0.1;", "allow 10.0.0.0/24;", "deny all;"]
 
 
+def blocks(text: str, name: str) -> list[str]:
+    """Return what stands in blocks that begin with a name, without the blocks in them."""
+    return [
+        re.sub(r"\w[^;{}]*\{[^{}]*\}", "", found)
+        for found in re.findall(name + r" \{((?:[^{}]|\{[^{}]*\})*)\}", text, re.DOTALL)
+    ]
+
+
+def test_guesses_of_passwords_are_bounded_by_address_and_pages_are_not(render: Callable[..., str]) -> None:
+    limit = render("nginx", "clients.conf.j2")
+    assert "limit_req_zone $login_attempt zone=logins:10m rate=10r/m;" in limit
+    assert "limit_req_status 429;" in limit
+    assert re.search(r'map \$request_method \$login_attempt \{\s*POST \$login_network;\s*default "";\s*\}', limit)
+    (pattern,) = re.findall(r'"~(\^.*)" \$groups;', limit)
+    networks = {
+        # Addresses of one customer, as nginx writes them.
+        "2001:db8:7:1::1": "2001:db8:7:1:",
+        "2001:db8:7:1:8000::": "2001:db8:7:1:",
+        "2001:db8::1": "2001:db8:",
+        "192.0.2.7": "",
+    }
+    found = {address: re.match(pattern.replace("?<", "?P<"), address) for address in networks}
+    assert {address: match["groups"] if match else "" for address, match in found.items()} == networks
+    places = render("nginx", "logins.conf.j2")
+    doors = re.findall(r"location ~ (\S+) \{\s*limit_req zone=logins burst=20 nodelay;", places)
+    for path in ("/login/", "/password_reset/", "/api/token-auth/", "/api/api-auth/login/", "/admin/login/"):
+        assert any(re.match(door, path) for door in doors), path
+    for path in ("/", "/projects/", "/admin/core/", "/api/documents/", "/logout/", "/profile/login/"):
+        assert not any(re.match(door, path) for door in doors), path
+    assert places.count("proxy_pass http://unix:/run/escriptorium/web.socket;") == 3
+    assert blocks(places, "location @too_many_logins")
+
+
+def test_a_site_without_that_bound_is_still_served(render: Callable[..., str]) -> None:
+    assert "limit_req" not in render("nginx", "clients.conf.j2", nginx_login_rate="0")
+    places = render("nginx", "logins.conf.j2", nginx_login_rate="0")
+    assert "limit_req" not in places
+    assert "@too_many_logins" not in places
+    assert places.count("proxy_pass") == 3
+
+
+def test_the_administration_is_open_to_its_networks_only(render: Callable[..., str]) -> None:
+    def rules(**given: Any) -> list[str]:
+        (found,) = blocks(render("nginx", "logins.conf.j2", **given), r"location \^~ /admin/")
+        return [line.strip() for line in found.splitlines() if line.strip()]
+
+    assert rules() == ["proxy_pass http://unix:/run/escriptorium/web.socket;"]
+    assert rules(nginx_admin_networks=["192.0.2.0/24", "2001:db8:7::/48"])[:3] == [
+        "allow 192.0.2.0/24;",
+        "allow 2001:db8:7::/48;",
+        "deny all;",
+    ]
+
+
+def test_a_request_says_where_it_comes_from_to_known_proxies_only(render: Callable[..., str]) -> None:
+    assert "real_ip" not in render("nginx", "clients.conf.j2")
+    text = render("nginx", "clients.conf.j2", nginx_trusted_proxies=["192.0.2.10"])
+    assert re.findall(r"^(?:set_real_ip_from|real_ip_\w+) .*;$", text, re.MULTILINE) == [
+        "set_real_ip_from 192.0.2.10;",
+        "real_ip_header X-Forwarded-For;",
+        "real_ip_recursive on;",
+    ]
+
+
+def test_the_site_has_its_logins_settings(render: Callable[..., str], resolve: Callable[..., Any]) -> None:
+    given = {"nginx_server_name": "htr.example.org", "nginx_private_network": "10.0.0.0/24"}
+    path = resolve("nginx", "{{ __nginx_logins }}")
+    assert f"include {path};" in render("nginx", "site.conf.j2", **given)
+    written = [file["path"] for file in resolve("nginx", "{{ __nginx_site }}", **given)]
+    # Read by nginx before the sites, which name its zone.
+    assert written[:2] == ["/etc/nginx/conf.d/escriptorium-clients.conf", path]
+
+
 def test_the_site_listens_on_ipv6_where_there_is_any(render: Callable[..., str]) -> None:
     given = {"nginx_server_name": "htr.example.org", "nginx_private_network": "10.0.0.0/24"}
     both = re.findall(r"listen (\S+)", render("nginx", "site.conf.j2", **given))

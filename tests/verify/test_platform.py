@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,112 @@ def test_login_without_csrf_token_is_refused(site: Site) -> None:
         f"{site.base}/login/", data={"username": "admin", "password": site.password}, timeout=REQUEST_TIMEOUT
     )
     assert reply.status_code == 403
+
+
+def from_address(frontend: Any, site: Site, address: str, program: str) -> Any:
+    """Run Python on the frontend with `ask(method, path, **body)`, which asks nginx from an address of the loopback.
+
+    Answers what the program has put into `found`.
+    """
+    script = (
+        "import http.client,json,ssl\n"
+        "found=[]\n"
+        f"def ask(method,path,address={address!r},**body):\n"
+        "  c=http.client.HTTPSConnection('127.0.0.1',source_address=(address,0),timeout=30,"
+        "context=ssl._create_unverified_context())\n"
+        f"  c.request(method,path,json.dumps(body),{{'Host':{site.domain!r},'Content-Type':'application/json'}})\n"
+        "  r=c.getresponse()\n"
+        "  return r.status,dict(r.getheaders()),r.read().decode()\n"
+        f"{program}\n"
+        "print(json.dumps(found))\n"
+    )
+    return json.loads(frontend.check_output("python3 -c %s", script))
+
+
+def test_passwords_are_guessed_slowly_from_one_address(frontend: Any, site: Site) -> None:
+    """As a site has it that sets nothing. The form refuses these for want of a key against forgery: none is counted."""
+    rate, burst = 10, 20
+    answers = from_address(
+        frontend, site, "127.0.7.7", f"for _ in range({burst + rate}): found.append(ask('POST','/login/')[::2])"
+    )
+    statuses = [status for status, _ in answers]
+    assert set(statuses) == {403, 429}
+    # One more each six seconds.
+    assert burst < statuses.count(403) < burst + rate, statuses
+    assert "Wait a minute" in answers[statuses.index(429)][1]
+    others = from_address(
+        frontend,
+        site,
+        "127.0.7.7",
+        "for _ in range(9): ask('POST','/login/')\n"
+        "found+=[ask('GET','/login/')[0],ask('POST','/api/token-auth/')[0],ask('POST','/admin/login/')[0],"
+        "ask('POST','//%6cogin/')[0],ask('POST','/login/',address='127.0.7.8')[0]]",
+    )
+    assert others == [200, 429, 429, 429, 403], "pages are free, and so are others"
+
+
+def test_wrong_passwords_count_for_an_account_and_a_network(frontend: Any, site: Site) -> None:
+    name = f"guessed-{time.time_ns()}"
+    answers = from_address(
+        frontend,
+        site,
+        "127.0.8.1",
+        f"body={{'username':{name!r},'password':'wrong'}}\n"
+        "for last in range(1,13): found.append(ask('POST','/api/token-auth/',f'127.0.8.{last}',**body))\n"
+        "found.append(ask('POST','/api/token-auth/','127.0.9.1',**body))",
+    )
+    assert [status for status, _, _ in answers] == [400] * 10 + [429] * 2 + [400]
+    _, headers, body = answers[11]
+    assert 0 < int(headers["Retry-After"]) <= 900
+    assert "Too many wrong passwords for this account from your network" in body
+
+
+def test_administration_is_open_to_the_networks_that_the_site_names(
+    frontend: Any, site: Site, inventory: Inventory
+) -> None:
+    """The scenario `single` names the network that this computer is the gateway of; the loopback is none."""
+    named = inventory.hosts[inventory.frontend].get("nginx_admin_networks", [])
+    inside = site.session().get(f"{site.base}/admin/", allow_redirects=False, timeout=REQUEST_TIMEOUT)
+    assert (inside.status_code, inside.headers["Location"]) == (302, "/admin/login/?next=/admin/")
+    program = "found+=[ask('GET',path)[0] for path in ('/admin/','/admin/login/','/login/')]"
+    outside = from_address(frontend, site, "127.0.10.1", program)
+    assert outside == ([403, 403, 200] if named else [302, 200, 200])
+
+
+def test_administrators_stay_logged_in_for_half_a_day(site: Site) -> None:
+    session, _ = site.log_in()
+    (cookie,) = [cookie for cookie in session.cookies if cookie.name == "sessionid"]
+    assert cookie.expires is not None
+    assert 11.9 < (cookie.expires - time.time()) / 3600 < 12.1
+
+
+def test_a_link_of_the_site_logs_out(site: Site) -> None:
+    session, _ = site.log_in()
+
+    def ask(path: str, **headers: str) -> int:
+        reply = session.get(f"{site.base}{path}", headers=headers, allow_redirects=False, timeout=REQUEST_TIMEOUT)
+        return reply.status_code
+
+    browser = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert ask("/logout/", **browser, **{"Sec-Fetch-Site": "cross-site"}) == 200, "asked first"
+    assert ask("/profile/apikey/") == 200
+    assert ask("/logout/", **browser, **{"Sec-Fetch-Site": "same-origin"}) == 302
+    assert ask("/profile/apikey/") == 302
+
+
+def test_short_and_common_passwords_are_refused(frontend: Any) -> None:
+    tried = "'Short-1', 'administrator', '123456789012', 'correct-horse-battery'"
+    answer = frontend.check_output(
+        "/usr/local/bin/escriptorium-manage shell -c %s",
+        "from django.contrib.auth.password_validation import validate_password as v\n"
+        "from django.core.exceptions import ValidationError\n"
+        "def refused(word):\n"
+        "    try: v(word)\n"
+        "    except ValidationError: return True\n"
+        "    return False\n\n"
+        f"print([refused(word) for word in ({tried})])",
+    )
+    assert answer.splitlines()[-1] == "[True, True, True, False]"
 
 
 def test_foreign_host_names_are_refused(site: Site) -> None:

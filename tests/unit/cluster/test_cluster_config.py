@@ -19,6 +19,7 @@ def test_defaults(environment: dict[str, str]) -> None:
     assert (config.cookie_secure, config.hsts_seconds, config.email_security) == (True, 0, "none")
     assert (config.user_trainings, config.user_trainings_running) == (0, 0)
     assert (config.import_requests_per_host, config.import_patience_seconds) == (2, 600)
+    assert (config.login_failures, config.login_lock_seconds, config.admin_session_hours) == (10, 900, 12)
 
 
 def test_given_values_get_their_types(environment: dict[str, str]) -> None:

@@ -34,6 +34,13 @@ class Queue:
     routing_key: str
 
 
+class CachedProperty:
+    """Django 5's, as far as it is made."""
+
+    def __init__(self, func: Any) -> None:
+        self.func = func
+
+
 @pytest.fixture
 def settings(
     load: Callable[[str], Any], environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -45,6 +52,7 @@ def settings(
             monkeypatch.setenv(name, value)
         vars(load("escriptorium.settings")).update(UPSTREAM, CELERY_TASK_QUEUES=(Queue("gpu", "gpu"),))
         load("kombu").Queue = Queue
+        load("django.utils.functional").cached_property = CachedProperty
         return load("escriptorium_cluster.settings")
 
     return loaded
@@ -130,8 +138,33 @@ def test_trainings_are_bound_where_a_bound_is_set(
 ) -> None:
     found = settings(CLUSTER_USER_TRAININGS=bound)
     reports = "escriptorium_cluster.requests_bound.ReportsAreRead"
-    assert ["sessions", reports, *middleware] == found.MIDDLEWARE
+    assert ["sessions", "escriptorium_cluster.logins.Logins", reports, *middleware] == found.MIDDLEWARE
     assert int(bound) == found.CLUSTER_USER_TRAININGS
+
+
+def test_wrong_passwords_are_counted_before_anybody_looks_at_them(settings: Callable[..., Any]) -> None:
+    found = settings(CLUSTER_LOGIN_FAILURES="3", CLUSTER_LOGIN_LOCK_SECONDS="60", CLUSTER_ADMIN_SESSION_HOURS="8")
+    assert found.AUTHENTICATION_BACKENDS == [
+        "escriptorium_cluster.logins.GuessBound",
+        "django.contrib.auth.backends.ModelBackend",
+    ]
+    assert (found.CLUSTER_LOGIN_FAILURES, found.CLUSTER_LOGIN_LOCK_SECONDS) == (3, 60)
+    assert found.CLUSTER_ADMIN_SESSION_HOURS == 8
+
+
+def test_short_and_common_passwords_are_refused(settings: Callable[..., Any]) -> None:
+    found = {rule["NAME"].rpartition(".")[2]: rule.get("OPTIONS") for rule in settings().AUTH_PASSWORD_VALIDATORS}
+    assert found == {
+        "UserAttributeSimilarityValidator": None,
+        "MinimumLengthValidator": {"min_length": 12},
+        "CommonPasswordValidator": None,
+        "NumericPasswordValidator": None,
+    }
+
+
+def test_upstream_runs_on_a_newer_django(settings: Callable[..., Any]) -> None:
+    settings()
+    assert CachedProperty(len, print).func is len  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(
@@ -142,12 +175,14 @@ def test_mail(settings: Callable[..., Any], security: str, tls: bool, ssl: bool)
     assert (tls, ssl) == (found.EMAIL_USE_TLS, found.EMAIL_USE_SSL)
 
 
-def test_the_health_page_comes_before_upstreams_addresses(load: Callable[[str], Any]) -> None:
+def test_own_pages_come_before_upstreams_addresses(load: Callable[[str], Any]) -> None:
     load("django.urls").path = lambda route, view, name: (route, view, name)
     load("escriptorium.urls").urlpatterns = ["everything else"]
+    load("django.contrib.auth.views").LogoutView = type("LogoutView", (), {"as_view": classmethod(lambda kind: kind)})
     health = load("escriptorium_cluster.health").health
+    out = load("escriptorium_cluster.logins").LogOut
     patterns = load("escriptorium_cluster.urls").urlpatterns
-    assert patterns == [("health/", health, "cluster-health"), "everything else"]
+    assert patterns == [("health/", health, "cluster-health"), ("logout/", out, "logout"), "everything else"]
 
 
 @pytest.fixture
@@ -167,7 +202,7 @@ def installed(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Ca
                 "CLUSTER_FETCHING": {"places": 2},
             },
         )
-        for name in ("again", "fetching", "overflow", "training_slots", "watchdog"):
+        for name in ("again", "fetching", "logins", "overflow", "training_slots", "watchdog"):
             monkeypatch.setattr(
                 load(f"escriptorium_cluster.{name}"),
                 "install",
@@ -182,6 +217,7 @@ def installed(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Ca
 def test_each_process_gets_what_it_needs(installed: Callable[..., dict[str, Any]]) -> None:
     found = installed()
     assert found.pop("watchdog")[0] == "app"
+    assert found.pop("logins") == (), "no wrong password is counted"
     assert found == {"again": ("app",), "training_slots": ("app", 2), "fetching": (("places", 2),)}
     assert list(found)[:2] == ["training_slots", "again"], "a cancelled job would take a slot before it is looked at"
 

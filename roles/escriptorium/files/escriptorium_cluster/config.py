@@ -24,6 +24,14 @@ DEFAULT_TASK_MAX_STARTS = 3
 DEFAULT_LEASE_SECONDS = 900
 #: Seconds after which a job that the database knows and no message is given up.
 DEFAULT_ORPHAN_SECONDS = 300
+#: Wrong passwords for one account from one network before it has to wait.
+DEFAULT_LOGIN_FAILURES = 10
+#: Seconds from the first of these until they are forgotten.
+DEFAULT_LOGIN_LOCK_SECONDS = 900
+#: Hours after which an administrator has to log in again.
+DEFAULT_ADMIN_SESSION_HOURS = 12
+#: Characters of a password, at the least.
+PASSWORD_MIN_LENGTH = 12
 #: Seconds that jobs wait in a queue before a worker of another queue helps out.
 DEFAULT_OVERFLOW_SECONDS = 10
 #: Trainings of segmenters, which need more memory of a GPU than others. eScriptorium itself has one queue for all.
@@ -122,6 +130,9 @@ class ClusterConfig:
     gpu_cost: float
     cookie_secure: bool
     hsts_seconds: int
+    login_failures: int
+    login_lock_seconds: int
+    admin_session_hours: int
     email_host: str
     email_port: int
     email_user: str
@@ -346,6 +357,9 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         gpu_cost=read.parsed("CLUSTER_GPU_COST", 1.0, _cost, "a number that is not negative"),
         cookie_secure=read.boolean("CLUSTER_COOKIE_SECURE", default=True),
         hsts_seconds=read.integer("CLUSTER_HSTS_SECONDS", 0, 0, 63072000),
+        login_failures=read.integer("CLUSTER_LOGIN_FAILURES", DEFAULT_LOGIN_FAILURES, 0, 1000),
+        login_lock_seconds=read.integer("CLUSTER_LOGIN_LOCK_SECONDS", DEFAULT_LOGIN_LOCK_SECONDS, 10, 86400),
+        admin_session_hours=read.integer("CLUSTER_ADMIN_SESSION_HOURS", DEFAULT_ADMIN_SESSION_HOURS, 1, 336),
         email_host=read.text("EMAIL_HOST", "localhost"),
         email_port=read.integer("EMAIL_PORT", 25, 1, 65535),
         email_user=read.text("CLUSTER_EMAIL_USER", ""),

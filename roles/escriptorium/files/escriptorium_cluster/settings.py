@@ -10,7 +10,8 @@ from typing import Any
 from escriptorium import settings as upstream
 from kombu import Queue
 
-from escriptorium_cluster.config import HELD_QUEUE, LARGE_QUEUE, load_config
+from escriptorium_cluster import upstream_fixes
+from escriptorium_cluster.config import HELD_QUEUE, LARGE_QUEUE, PASSWORD_MIN_LENGTH, load_config
 from escriptorium_cluster.guard import after_return, before_start
 from escriptorium_cluster.probe import PROBE_TASK
 
@@ -18,6 +19,8 @@ from escriptorium_cluster.probe import PROBE_TASK
 globals().update({name: value for name, value in vars(upstream).items() if name.isupper()})
 
 _config = load_config(os.environ)
+
+upstream_fixes.install()
 
 # --- The web side ------------------------------------------------------------------------------------------------
 
@@ -35,6 +38,28 @@ SESSION_COOKIE_HTTPONLY = True
 SECURE_HSTS_SECONDS = _config.hsts_seconds
 # nginx redirects to HTTPS; a redirect here as well would answer the local health probe with one.
 SECURE_SSL_REDIRECT = False
+
+# --- Logins: logins.py ---------------------------------------------------------------------------------------------
+
+# Who may say that somebody is who they claim to be, asked in this order. The login of an institution is one more here.
+LOGIN_BACKENDS: tuple[str, ...] = ("django.contrib.auth.backends.ModelBackend",)
+AUTHENTICATION_BACKENDS: list[str] = ["escriptorium_cluster.logins.GuessBound", *LOGIN_BACKENDS]
+# Upstream's, but for the length: it leaves Django's 8. The common ones are a list of 20,000 that comes with Django.
+AUTH_PASSWORD_VALIDATORS: list[dict[str, Any]] = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": PASSWORD_MIN_LENGTH},
+    },
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
+]
+# Wrong passwords for one account from one network, and in how many seconds. 0: any number.
+CLUSTER_LOGIN_FAILURES = _config.login_failures
+CLUSTER_LOGIN_LOCK_SECONDS = _config.login_lock_seconds
+CLUSTER_ADMIN_SESSION_HOURS = _config.admin_session_hours
+
+# --- Uploads -----------------------------------------------------------------------------------------------------
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = _config.upload_max_mib * 1024 * 1024
 
@@ -139,6 +164,7 @@ CLUSTER_USER_TRAININGS = _config.user_trainings
 CLUSTER_USER_TRAININGS_RUNNING = _config.user_trainings_running
 MIDDLEWARE: list[str] = [
     *upstream.MIDDLEWARE,
+    "escriptorium_cluster.logins.Logins",
     "escriptorium_cluster.requests_bound.ReportsAreRead",
     *(["escriptorium_cluster.requests_bound.TrainingsBound"] if _config.user_trainings else []),
 ]
