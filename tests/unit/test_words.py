@@ -84,6 +84,10 @@ def test_tasks_decide_by_answers_of_our_own_programs_only() -> None:
     assert sorted(word for word in compared if word not in words and word not in FOREIGN) == []
 
 
+def test_no_shell_reads_what_is_said_of_a_failure() -> None:
+    assert [line for line in own_words().splitlines() if re.search(r"(2>&1\s*\||\|&)", line)] == []
+
+
 # --- programs in Python -----------------------------------------------------------------------------------------------
 
 #: (file, text that is compared): why it is no language's.
