@@ -36,6 +36,7 @@ try:
         platform_queues,
         platform_read,
         platform_templates,
+        platform_topology,
         platform_variables,
     )
 except ImportError:
@@ -49,6 +50,7 @@ except ImportError:
         platform_queues,
         platform_read,
         platform_templates,
+        platform_topology,
         platform_variables,
     )
 
@@ -195,7 +197,7 @@ class OperatorVariables:
     def present(self, pattern: str) -> list[str]:
         """Hosts of a pattern that have not left the platform, sorted, whatever ``--limit`` is."""
         hosts = [str(host) for host in self._inventory.get_hosts(pattern)] if pattern else []
-        return sorted(host for host in hosts if self.of(host).get("compute_state") != "absent")
+        return sorted(host for host in hosts if self.of(host).get(platform_topology.STATE) != platform_topology.ABSENT)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

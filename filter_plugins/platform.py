@@ -17,6 +17,7 @@ try:
         platform_capacity,
         platform_queues,
         platform_restore,
+        platform_topology,
         platform_tree,
         platform_version,
     )
@@ -29,6 +30,7 @@ except ImportError:
         platform_capacity,
         platform_queues,
         platform_restore,
+        platform_topology,
         platform_tree,
         platform_version,
     )
@@ -71,6 +73,14 @@ def postgresql_memory(memory_mb: int, shared_host: bool = False) -> dict[str, in
         return dict(platform_capacity.postgresql_memory(memory_mb, shared_host))
     except ValueError as error:
         raise AnsibleFilterError(f"postgresql_memory: {error}") from error
+
+
+def web_processes(cores: int) -> int:
+    """Return the number of uwsgi's processes on a host with this many processor threads."""
+    try:
+        return int(platform_capacity.web_processes(cores))
+    except ValueError as error:
+        raise AnsibleFilterError(f"web_processes: {error}") from error
 
 
 def redis_memory(memory_mb: int) -> int:
@@ -118,9 +128,12 @@ def gpu_report(raw: object, training_memory: Mapping[str, int]) -> str:
     return "\n".join([report.table(cards, training_memory), *map(report.picture, cards)])
 
 
-def gpu_hosts(cards: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Return the hosts, of ``{host: its cards}``, with a card for workers: one that is not for virtual machines."""
-    return [host for host, own in cards.items() if gpu.has_workers(own)]
+def ssh_port(values: Mapping[str, Any]) -> int:
+    """Return the port on which other hosts reach the ssh of one, from its variables (``hostvars[NAME]``)."""
+    try:
+        return int(platform_topology.ssh_port(values))
+    except (TypeError, ValueError) as error:
+        raise AnsibleFilterError(f"ssh_port: {error}") from error
 
 
 def tree_files(root: str, folders: Sequence[str]) -> list[str]:
@@ -165,15 +178,17 @@ class FilterModule:
             "breaking_changes": breaking_changes,
             "compute_queues": compute_queues,
             "gpu_cards": gpu_cards,
-            "gpu_hosts": gpu_hosts,
+            "has_gpu_workers": gpu.has_workers,
             "gpu_report": gpu_report,
             "gpu_workers": gpu_workers,
             "host_units": host_units,
             "restore_line": restore_line,
             "restore_set": restore_set,
+            "ssh_port": ssh_port,
             "tree_entries": platform_tree.entries,
             "tree_files": tree_files,
             "tree_id": platform_tree.content_id,
+            "web_processes": web_processes,
             "worker_plan": worker_plan,
             "worker_queues": platform_queues.worker_queues,
             "postgresql_memory": postgresql_memory,

@@ -87,6 +87,11 @@ def zfs_out_of_place(datasets: Sequence[Mapping[str, Any]], pool: str, output: s
     return problems
 
 
+def zfs_kept(kept: Mapping[str, Mapping[str, int]], datasets: Mapping[str, str], place: str) -> list[dict[str, Any]]:
+    """Return which snapshots of datasets in ``place`` stay, of ``{name: {period: number}}`` and ``{name: dataset}``."""
+    return [{"name": f"{place}/{below}", "keep": dict(kept[name])} for name, below in datasets.items()]
+
+
 def zfs_report(raw: Mapping[str, Any], shared: bool = False, ashift: int = capacity.ASHIFT) -> str:
     """Return what ``make plan`` shows of a pool: its series, what it holds, what may fail."""
     pool, problems = declaration.parse_pool(raw)
@@ -102,6 +107,7 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "zfs_arc_max": zfs_arc_max,
+            "zfs_kept": zfs_kept,
             "zfs_lifted": zfs_lifted,
             "zfs_out_of_place": zfs_out_of_place,
             "zfs_properties": zfs_properties,

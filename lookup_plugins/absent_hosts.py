@@ -32,9 +32,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
     def run(self, terms: Sequence[str], variables: Mapping[str, Any] | None = None, **kwargs: Any) -> list[str]:
         """Return one text: ``:!a:!b``, or with ``only`` ``a:b``; an empty one where there are none."""
         named = {name.strip() for term in terms for name in str(term).split(",") if name.strip()}
-        sources = tuple(str(source) for source in (variables or {}).get("ansible_inventory_sources") or ())
-        values = platform_read.compute_values(sources, self._loader)
-        names = sorted(host for host, own in values.items() if own.get("compute_state") == "absent")
+        names = sorted(platform_read.site(variables or {}, self._loader).topology.absent)
         if kwargs.get("only"):
             return [":".join(name for name in names if not named or name in named)]
         return ["".join(f":!{name}" for name in names)]

@@ -32,6 +32,8 @@ SYSTEM_RESERVE_MIN_MB = 512
 SYSTEM_RESERVE_MAX_MB = 8192
 SMALL_QUEUE_MAX = 10
 STEP_MB = 256
+MIN_WEB_PROCESSES = 2
+MAX_WEB_PROCESSES = 16
 IMPORTS_CONCURRENCY = 2
 # Threads that a training on a GPU can use beside it: it reads and augments lines of text on the processor.
 MAX_TRAINING_THREADS = 8
@@ -257,6 +259,15 @@ def worker_plan(
             )
         )
     return plan
+
+
+def web_processes(cores: int) -> int:
+    """Count the processes of uwsgi on a frontend with this many processor threads: half of them, 2 to 16.
+
+    A request of eScriptorium is short and waits for the database most of its time; two are the least that answer while
+    one of them is replaced. Raises ValueError below 1.
+    """
+    return _clamp(_positive(cores, "cores") // 2, MIN_WEB_PROCESSES, MAX_WEB_PROCESSES)
 
 
 def postgresql_memory(memory_mb: int, shared_host: bool) -> PostgresqlMemory:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from .gpu_partition.cards import DEFAULT_TRAINING_MEMORY, Card, CardProblem, check_training_memory, parse_cards
 from .gpu_partition.workers import KINDS, GpuWorker, gpu_workers
 from .platform_problems import THE_INVENTORY, UNRESOLVED, Inventory, Problem, Rule, given, listed, quote
-from .platform_queues import TRAINING_QUEUE, has_cards, queues_of
+from .platform_queues import CARDS, TRAINING_QUEUE, gpu_hosts, has_cards, queues_of, who_is_who
 
 if TYPE_CHECKING:
     from .platform_variables import Catalogue
 
-CARDS = "gpu_partition_cards"
 MEMORY = "gpu_training_memory_mib"
 
 # NVIDIA, "CUDA Compatibility", minor version compatibility: first branch of the driver for each major version of CUDA.
@@ -103,10 +102,11 @@ def rule_training_memory(inventory: Inventory, catalogue: Catalogue) -> Iterator
 def _pool(inventory: Inventory) -> list[tuple[str, GpuWorker | None]] | None:
     """(host, GPU worker) of all that take trainings, None for one on processors; None where a part is not known."""
     pool: list[tuple[str, GpuWorker | None]] = []
-    for host in inventory.members("compute"):
+    some_have_cards = bool(gpu_hosts(inventory))
+    for host in who_is_who(inventory).compute:
         if inventory.value(host, CARDS) is UNRESOLVED:
             return None
-        queues = queues_of(inventory, host, aligned=False)
+        queues = queues_of(inventory, host, aligned=False, some_have_cards=some_have_cards)
         if queues is None:
             return None
         if TRAINING_QUEUE not in queues:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 GIVEN: Final = "-e"
 # Under this name Ansible keeps what has none, and looks at it no more: the rest of a value that a blank has ended.
 _UNNAMED: Final = "_raw_params"
+#: What plays choose their hosts by: they read it before they know a variable of any host.
+HOSTS_OF_PLAYS: Final = ("host",)
+#: What Ansible sets from the option --limit: given as a variable, it would limit some plays and not others.
+LIMIT: Final = "ansible_limit"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def with_playbooks(problem: Problem, run: Run) -> Problem:
 
 def check_given(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> list[Problem]:
     """All problems of what ``-e`` gives a run, but those of values of the inventory; empty where there is none."""
-    return [*_names(given, run, catalogue), *_values(given, run, catalogue)]
+    return [*_names(given, run, catalogue), *_hosts(given, run), *_values(given, run, catalogue)]
 
 
 def _names(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> Iterator[Problem]:
@@ -69,6 +73,16 @@ def _names(given: Mapping[str, Any], run: Run, catalogue: Catalogue) -> Iterator
             yield Problem(GIVEN, quote(value), "text without a name", "name=value", mend)
         elif not (name in run.options or name in catalogue.derived or catalogue.is_known(name)):
             yield Problem(GIVEN, name, "an unknown variable", "a variable of this run", _meant(name, run, catalogue))
+
+
+def _hosts(given: Mapping[str, Any], run: Run) -> Iterator[Problem]:
+    """Refuse what chooses hosts and has two meanings: one for the check, which resolves it, and another for plays."""
+    for name in HOSTS_OF_PLAYS:
+        if name in run.options and contains_template(given.get(name)):
+            mend = "write the names out: plays choose their hosts by it before they know any variable"
+            yield Problem(GIVEN, name, quote(given[name]), "a value without a template", mend)
+    if LIMIT in given:
+        yield Problem(GIVEN, LIMIT, quote(given[LIMIT]), "nothing: Ansible sets it", "give the hosts with --limit")
 
 
 def _meant(name: str, run: Run, catalogue: Catalogue) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .gpu_partition.cards import has_workers
 from .platform_capacity import QUEUES, check_overrides
 from .platform_problems import THE_INVENTORY, UNRESOLVED, Inventory, Problem, Rule, did_you_mean, given
+from .platform_topology import ABSENT, DRAINED, STATE, Topology, topology
 
 if TYPE_CHECKING:
     from .platform_variables import Catalogue
@@ -23,8 +24,7 @@ FRONTEND_QUEUES = ("imports",)
 # What the application fills, said apart from what hosts take: a queue that is forgotten there is missed here.
 REQUIRED_COMPUTE_QUEUES = ("default", "live", "low-priority", "gpu")
 REQUIRED_QUEUES = (*REQUIRED_COMPUTE_QUEUES, "imports")
-ABSENT = "absent"
-DRAINED = "drained"
+CARDS = "gpu_partition_cards"
 GROUPS_THAT_STAY = ("frontend", "storage", "replica", "hypervisor")
 
 
@@ -48,12 +48,20 @@ def alignment(inventory: Inventory, catalogue: Catalogue) -> bool | None:
 
 def has_cards(inventory: Inventory, host: str) -> bool:
     """Return True where a host declares a card that its own workers use."""
-    return has_workers(inventory.value(host, "gpu_partition_cards"))
+    return has_workers(inventory.value(host, CARDS))
 
 
-def staying(inventory: Inventory) -> tuple[str, ...]:
-    """Compute hosts that belong to the platform: drained ones come back to their queues, absent ones do not."""
-    return tuple(host for host in inventory.members("compute") if inventory.value(host, "compute_state") != ABSENT)
+def who_is_who(inventory: Inventory) -> Topology:
+    """Return what the hosts of an inventory are to one another."""
+    return topology(
+        inventory.groups, {host: inventory.value(host, STATE) for host in inventory.groups.get("compute", ())}
+    )
+
+
+def gpu_hosts(inventory: Inventory) -> tuple[str, ...]:
+    """Return the compute hosts with cards for workers. It looks at all hosts: ask once."""
+    hosts = who_is_who(inventory)
+    return hosts.gpu_hosts({host: inventory.value(host, CARDS) for host in hosts.compute})
 
 
 def compute_queues(own: Sequence[str] | None, *, cards: bool, some_have_cards: bool, aligned: bool) -> list[str]:
@@ -72,8 +80,8 @@ def worker_queues(compute: Sequence[str], frontend: bool) -> list[str]:
     return [*compute, *(FRONTEND_QUEUES if frontend else ())]
 
 
-def queues_of(inventory: Inventory, host: str, aligned: bool | None) -> tuple[str, ...] | None:
-    """Queues that a compute host takes; None where that is not known."""
+def queues_of(inventory: Inventory, host: str, aligned: bool | None, some_have_cards: bool) -> tuple[str, ...] | None:
+    """Queues that a compute host takes; None where that is not known. ``some_have_cards``: whether any host has."""
     value = inventory.value(host, "compute_queues") if inventory.is_set(host, "compute_queues") else ()
     if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
         return None
@@ -81,7 +89,7 @@ def queues_of(inventory: Inventory, host: str, aligned: bool | None) -> tuple[st
         compute_queues(
             value if inventory.is_set(host, "compute_queues") else None,
             cards=has_cards(inventory, host),
-            some_have_cards=any(has_cards(inventory, other) for other in staying(inventory)),
+            some_have_cards=some_have_cards,
             aligned=bool(aligned),
         )
     )
@@ -89,11 +97,11 @@ def queues_of(inventory: Inventory, host: str, aligned: bool | None) -> tuple[st
 
 def consumers(inventory: Inventory, catalogue: Catalogue) -> dict[str, tuple[str, ...]] | None:
     """Return the hosts of each queue that has one; None where that is not known."""
-    aligned = alignment(inventory, catalogue)
-    compute, frontend = staying(inventory), inventory.members("frontend")
+    aligned, some_have_cards = alignment(inventory, catalogue), bool(gpu_hosts(inventory))
+    compute, frontend = set(who_is_who(inventory).compute), inventory.members("frontend")
     taken: dict[str, tuple[str, ...]] = {}
     for host in inventory.members("frontend", "compute"):
-        queues = queues_of(inventory, host, aligned) if host in compute else ()
+        queues = queues_of(inventory, host, aligned, some_have_cards) if host in compute else ()
         if queues is None:
             return None
         for queue in worker_queues(queues, host in frontend):
@@ -108,7 +116,8 @@ def rule_queue_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pro
     for host in inventory.hosts:
         if not inventory.is_set(host, "compute_queues"):
             continue
-        queues = queues_of(inventory, host, aligned) or ()
+        # Its own choice: no other host counts.
+        queues = queues_of(inventory, host, aligned, some_have_cards=False) or ()
         for queue in dict.fromkeys(queues):
             if queues.count(queue) > 1:
                 yield Problem(
@@ -134,7 +143,7 @@ def rule_queue_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pro
 def rule_queues_consumed(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Jobs of a queue that nobody consumes wait for ever and no error says so (seen in the field with jvm)."""
     taken = consumers(inventory, catalogue)
-    if taken is None or not staying(inventory) or not inventory.members("frontend"):
+    if taken is None or not who_is_who(inventory).compute or not inventory.members("frontend"):
         return
     needed = REQUIRED_QUEUES + ((ALIGNMENT_QUEUE,) if alignment(inventory, catalogue) else ())
     for queue in needed:
@@ -151,7 +160,7 @@ def rule_queues_consumed(inventory: Inventory, catalogue: Catalogue) -> Iterator
 def resting_queues(inventory: Inventory, catalogue: Catalogue) -> dict[str, tuple[str, ...]]:
     """Return the queues that drained hosts alone consume, with these hosts. Right during maintenance, so no problem."""
     taken = consumers(inventory, catalogue) or {}
-    drained = {host for host in staying(inventory) if inventory.value(host, "compute_state") == DRAINED}
+    drained = {host for host in who_is_who(inventory).compute if inventory.value(host, STATE) == DRAINED}
     return {queue: hosts for queue, hosts in taken.items() if drained.issuperset(hosts)}
 
 
@@ -160,17 +169,17 @@ def rule_absent_hosts(inventory: Inventory, catalogue: Catalogue) -> Iterator[Pr
     del catalogue
     others = set(inventory.members(*GROUPS_THAT_STAY))
     compute = inventory.members("compute")
-    for host, value in given(inventory, "compute_state", str):
+    for host, value in given(inventory, STATE, str):
         if host not in compute and value != "active":
             mend = "take it out, or put the host into the group compute"
-            yield Problem(host, "compute_state", repr(value), "a compute host", mend)
+            yield Problem(host, STATE, repr(value), "a compute host", mend)
         elif value == ABSENT and host in others:
             mend = "take the host out of the group compute: its workers go with the next run, its other duties stay"
-            yield Problem(host, "compute_state", "'absent' on a host with other duties", "active or drained", mend)
-    if compute and not staying(inventory):
+            yield Problem(host, STATE, "'absent' on a host with other duties", "active or drained", mend)
+    if compute and not who_is_who(inventory).compute:
         yield Problem(
             THE_INVENTORY,
-            "compute_state",
+            STATE,
             "absent on every compute host",
             "one that stays or more",
             "set compute_state: drained where a host is to come back",

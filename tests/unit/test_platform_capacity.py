@@ -16,6 +16,7 @@ from module_utils.platform_capacity import (
     redis_memory,
     steady,
     system_reserve,
+    web_processes,
     worker_plan,
 )
 
@@ -219,3 +220,14 @@ def test_database_and_broker_of_the_reference_frontend() -> None:
     }
     assert redis_memory(128 * 1024) == 4096
     assert redis_memory(512) == 128
+
+
+@pytest.mark.parametrize(("cores", "processes"), [(1, 2), (4, 2), (5, 2), (8, 4), (32, 16), (128, 16)])
+def test_processes_of_the_web_application(cores: int, processes: int) -> None:
+    """As the role's template had it: half of the processors, 2 to 16."""
+    assert web_processes(cores) == processes
+
+
+def test_a_host_without_processors_is_refused() -> None:
+    with pytest.raises(ValueError, match="cores must be a whole number from 1"):
+        web_processes(0)

@@ -17,7 +17,7 @@ from module_utils.platform_inventory import (
     check_facts,
 )
 from module_utils.platform_problems import UNRESOLVED, Inventory
-from module_utils.platform_queues import queues_of
+from module_utils.platform_queues import gpu_hosts, queues_of
 from module_utils.platform_variables import Catalogue
 
 SMALL = {"model": "A100-40GB", "index": 0, "backend": "mig", "slices": {"1g.5gb": 7}}
@@ -70,12 +70,24 @@ def test_memory_figures_of_the_site_decide() -> None:
     assert problems(replace(inventory, variables=variables)) == []
 
 
+def taken_by(site: Inventory, host: str) -> tuple[str, ...]:
+    return queues_of(site, host, aligned=False, some_have_cards=bool(gpu_hosts(site))) or ()
+
+
 def test_trainings_go_to_hosts_with_cards_where_there_is_one() -> None:
     mixed = pool(one=[MIXED], two=None, three=[VIRTUAL])
-    taken = {host: "gpu" in (queues_of(mixed, host, aligned=False) or ()) for host in mixed.members("compute")}
+    taken = {host: "gpu" in taken_by(mixed, host) for host in mixed.members("compute")}
     assert taken == {"one": True, "two": False, "three": False}
     plain = pool(one=None, two=[])
-    assert all("gpu" in (queues_of(plain, host, aligned=False) or ()) for host in plain.members("compute"))
+    assert all("gpu" in taken_by(plain, host) for host in plain.members("compute"))
+
+
+def test_a_host_that_has_left_is_no_place_for_trainings() -> None:
+    """Before: the check counted its large slice, for which trainings of segmenters would have waited."""
+    site = pool(one=[SMALL], two=[MIXED])
+    assert problems(site) == []
+    gone = {**site.variables, "two": {**site.variables["two"], "compute_state": "absent"}}
+    assert problems(replace(site, variables=gone)) == ["segmentation trainings"]
 
 
 @pytest.mark.parametrize(

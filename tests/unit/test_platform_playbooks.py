@@ -15,7 +15,7 @@ import pytest
 import yaml
 from jinja2 import Environment, meta, nodes
 
-from module_utils.platform_playbooks import GIVEN, Run, belongs_to_hosts, check_given, run_of
+from module_utils.platform_playbooks import GIVEN, HOSTS_OF_PLAYS, LIMIT, Run, belongs_to_hosts, check_given, run_of
 from module_utils.platform_variables import Catalogue, load_catalogue, playbook_options, read_yaml
 
 RunPlaybook = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -113,6 +113,18 @@ def test_a_wrong_value_is_refused(catalogue: Catalogue, playbook: str, given: Ma
 )
 def test_what_is_right_goes_on(catalogue: Catalogue, playbook: str, given: Mapping[str, Any]) -> None:
     assert texts(catalogue, playbook, **given) == []
+
+
+@pytest.mark.parametrize("playbook", ["clean-compute", "drain-compute", "remove-compute", "resume-compute"])
+def test_hosts_of_a_run_are_written_out(catalogue: Catalogue, playbook: str) -> None:
+    """Before: the check looked at what the template gives with the variables of a host, and plays have none."""
+    (text,) = texts(catalogue, playbook, host="{{ x_host }}")
+    assert "-e: host: found '{{ x_host }}', wanted a value without a template" in text
+
+
+def test_a_limit_is_given_as_one(catalogue: Catalogue) -> None:
+    (text,) = texts(catalogue, "site", ansible_limit="node1")
+    assert "-e: ansible_limit: found 'node1', wanted nothing: Ansible sets it\n  -> give the hosts with --limit" in text
 
 
 def test_a_variable_of_a_run_is_none_of_an_inventory(inventory: Path, run_playbook: RunPlaybook) -> None:
@@ -239,6 +251,17 @@ def set_names(node: Any) -> set[str]:
         for value in node:
             found |= set_names(value)
     return found
+
+
+def test_plays_choose_their_hosts_by_what_has_one_meaning() -> None:
+    """By groups, by what the check refuses as a template, and by the lookup absent_hosts, which refuses it as well."""
+    plays = [play for path in PLAYBOOKS for play in read_yaml(path) if "hosts" in play]
+    read = set().union(*(read_names({"hosts": play["hosts"]}) for play in plays))
+    lookups = {name for play in plays for name in re.findall(r"lookup\('(\w+)'", str(play["hosts"]))}
+    # Said by the playbooks themselves, or registered by their beginning.
+    own = {"begin_needs", "hostvars", "groups", "lookup"}
+    assert read == {*own, *HOSTS_OF_PLAYS, LIMIT}
+    assert lookups == {"absent_hosts"}
 
 
 def test_playbooks_read_what_is_declared_and_nothing_else(catalogue: Catalogue) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.scenario("services")
 
 NAMES = ("debian12", "debian13")
+# Debian 13 is installed in French: molecule/services/prepare.yml.
+FRENCH = "debian13"
 
 
 @pytest.fixture(params=NAMES)
@@ -110,6 +112,37 @@ def test_database_is_sized_from_memory_and_takes_further_settings(host: Any) -> 
     assert setting("log_min_duration_statement") == "2s"
     assert setting("password_encryption") == "scram-sha-256"
     assert setting("lc_messages") == "C"
+
+
+def as_superuser(host: Any, *statements: str) -> Any:
+    words = " ".join(f"-c {shlex.quote(statement)}" for statement in statements)
+    return host.run(f"runuser -u postgres -- psql -X -A -t {words}")
+
+
+def test_one_host_is_in_french(connect: Callable[[str], Any]) -> None:
+    """What the test below rests on: sessions, services and PostgreSQL's own settings, and translations are there."""
+    host = connect(FRENCH)
+    assert host.check_output("printenv LANG LANGUAGE").split() == ["fr_FR.UTF-8", "fr_FR:fr"]
+    assert "LANG=fr_FR.UTF-8" in host.check_output("systemctl show-environment").split()
+    assert "fr_FR.UTF-8" in host.check_output("grep -h ^lc_messages /etc/postgresql/*/main/postgresql.conf")
+    said = as_superuser(host, "SET lc_messages = 'fr_FR.UTF-8'", "SELECT 1 FROM nowhere")
+    assert "n'existe pas" in said.stderr
+
+
+def test_database_of_a_host_in_french_speaks_english(connect: Callable[[str], Any], inventory: Inventory) -> None:
+    """A job reads what keeps it from connecting, and a restore reads the log: both know English only."""
+    host, client = connect(FRENCH), connect("debian12")
+    assert 'relation "nowhere" does not exist' in as_superuser(host, "SELECT 1 FROM nowhere").stderr
+    refused = psql(client, inventory.address(FRENCH), "wrong").stderr
+    assert "FATAL:  password authentication failed" in refused
+    wait_for(
+        "the refusal in the log",
+        lambda: host.run("grep -qs 'FATAL:  password authentication failed' /var/log/postgresql/*.log").rc == 0,
+        timeout=10,
+    )
+    # Rows come in one order on each host.
+    query = "SELECT datcollate, datctype FROM pg_database WHERE datname = 'escriptorium'"
+    assert as_superuser(host, query).stdout.strip() == "C.UTF-8|C.UTF-8"
 
 
 def test_database_comes_back_by_itself_when_it_is_killed(host: Any) -> None:
