@@ -567,23 +567,23 @@ def look(times=1, seconds=30):
 """
 
 
-def test_a_job_that_went_elsewhere_meanwhile_is_not_given_up(site: Bench) -> None:
+def test_a_job_that_is_to_end_goes_nowhere_and_one_that_went_elsewhere_is_left_alone(site: Bench) -> None:
     done = site.python(
         "-c",
         STEPS
         + """
-from escriptorium_cluster import drain
+from escriptorium_cluster import stopping
 
 class Late:
     # Reads what was there a moment ago.
     def __init__(self):
         self.notes = redis.hgetall(lease.NOTES)
-    def hgetall(self, _):
-        return self.notes
+    def hgetall(self, name):
+        return self.notes if name == lease.NOTES else redis.hgetall(name)
     def __getattr__(self, name):
         return getattr(redis, name)
 
-drain.mark_with_django = lambda *_: None
+marked = []
 fetch()
 assert worker("gpu@a").take("tag", "core.tasks.train", "job")
 before = Late()
@@ -592,10 +592,22 @@ assert reaper.give_back(redis, "tag", note) == ("gpu",)
 redis.delete("gpu")
 fetch()
 assert worker("gpu@b").take("tag", "core.tasks.train", "job")
-assert drain.give_up(before, "a", "a new fan") == []
+assert stopping.note_orders(before, lambda note: note.node == "gpu@a", "a new fan") == []
+assert redis.hlen(stopping.STOPPING) == 0
+assert [note.id for note in stopping.note_orders(redis, lambda note: note.node == "gpu@b", "a new fan")] == ["job"]
+
+# Nobody gives it to others: its host is lost before the command could end it.
+redis.hset(lease.DEAD, lease.parse_note(redis.hget(lease.NOTES, "tag").decode()).lease, 1)
+assert reaper.give_back_jobs_of_dead(redis) == [] and waiting() == []
 assert redis.hlen("unacked") == redis.zcard("unacked_index") == redis.hlen(lease.NOTES) == 1
-assert [job.id for job in drain.give_up(redis, "b", "a new fan")] == ["job"]
+
+# Its message is dropped only when its report is marked, and once.
+ended = stopping.finish(redis, lambda note: True, lambda *given: marked.append((given, redis.hlen("unacked"))))
+assert [job.id for job in ended] == ["job"]
+assert marked == [((["job"], [], "a new fan"), 1)]
 assert redis.hlen("unacked") == redis.zcard("unacked_index") == redis.hlen(lease.NOTES) == 0
+assert redis.hlen(stopping.STOPPING) == 0
+assert stopping.finish(redis, lambda note: True, None) == []
 """,
     )
     assert done.returncode == 0, done.stderr[-2000:]
