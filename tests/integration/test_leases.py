@@ -397,6 +397,57 @@ def test_a_segmentation_that_starts_again_makes_no_line_twice(site: Bench) -> No
     assert site.shell(LINES) == [[8, 1], [8, 1]]
 
 
+#: Two pages with a line each, and one job that reads both: four seconds for each.
+TRANSCRIBE = """
+import json
+from io import BytesIO
+from core.models import Document, DocumentPart, Line, OcrModel, Project, Transcription
+from core.tasks import transcribe
+from django.contrib.auth import get_user_model
+from django.core.files.base import ContentFile
+from PIL import Image
+
+scan = BytesIO()
+Image.new("L", (80, 80)).save(scan, "PNG")
+user = get_user_model().objects.get()
+document = Document.objects.create(name="hold-4", owner=user, project=Project.objects.create(name="p", owner=user))
+model = OcrModel(name="reader", job=2, owner=user, file_size=1)
+model.file.save("reader.mlmodel", ContentFile(b"x"), save=False)
+model.save()
+layer = Transcription.objects.create(name="read by kraken", document=document)
+pages = []
+for number in range(2):
+    page = DocumentPart(document=document, original_filename="scan.png", image_file_size=4)
+    page.image.save(f"scan-{number}.png", ContentFile(scan.getvalue()), save=False)
+    page.save()
+    Line.objects.create(document_part=page, baseline=[[0, 9], [80, 9]])
+    pages.append(page.pk)
+job = transcribe.delay(instance_pks=pages, user_pk=user.pk, model_pk=model.pk, transcription_pk=layer.pk)
+print(json.dumps(job.id))
+"""
+TEXTS = """
+import json
+from core.models import LineTranscription
+
+{first}
+texts = LineTranscription.objects.order_by("line__document_part").values_list("content", flat=True)
+print(json.dumps(list(texts)))
+"""
+
+
+def test_a_transcription_that_starts_again_leaves_the_pages_that_it_had_finished(site: Bench) -> None:
+    start_worker(site, "worker1", "default")
+    job = site.shell(TRANSCRIBE)
+    wait_until(lambda: site.redis("-n", "1", "--scan", "--pattern", f"*cluster:pages:{job}"), bool, 60, "a page", 0.1)
+    # A user corrects it at once.
+    correct = "LineTranscription.objects.order_by('line__document_part').first()"
+    first = f"row = {correct}; row.content = 'corrected'; row.save()"
+    assert site.shell(TEXTS.format(first=first)) == ["corrected"]
+    kill_job(site, "worker1")
+    assert finish(site, job) == [["worker1", "worker1"]]
+    assert site.shell(TEXTS.format(first="")) == ["corrected", "stand-in line 1"]
+
+
 def test_a_place_whose_process_has_ended_takes_the_next_job_at_once(site: Bench) -> None:
     """Each process runs one job; Celery itself looks every five seconds whether there is one to replace."""
     start_worker(site, "worker1", QUEUES)
