@@ -18,7 +18,7 @@ case $1 in
   restart) echo 8 >process; touch awake ;;
 esac
 """
-#: Each program that changes something is a step: at its turn it kills who has called it, before it has done it or after.
+#: Each program that changes something is a step: at its turn it kills who has called it, before or after its work.
 STEP = """#!/bin/bash
 cd "$STATE"
 read -r left <steps; echo $((left - 1)) >steps
