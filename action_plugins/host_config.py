@@ -16,7 +16,8 @@ Beside what the module of that name takes (library/host_config.py), an entry may
 - ``vars``, further variables of the template;
 - ``when``: an entry that is false is left out;
 - ``notify``, handlers to be told when this file changes, when an earlier run has changed it and was broken off before
-  they ran (``since``), or when this unit runs from something older and its restart is theirs (``restart: handler``).
+  they ran (``since``) or had come to their end (``pending``), or when this unit runs from something older and its
+  restart is theirs (``restart: handler``).
 
 Packages that are missing are installed by Ansible's own module, and only then is apt started. In check mode on a bare
 host what follows from a package, such as its user or its units, is taken for granted, and no handler is told: there is
@@ -65,6 +66,7 @@ _FILE = {
     "command": _LIST,
     "valid": _LIST,
     "since": _LIST,
+    "pending": _LIST,
     "secret": _SWITCH,
     "once": _SWITCH,
     "existing": _SWITCH,

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.host_config import files, units
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DOCUMENTATION = r"""
 module: host_config
@@ -36,9 +39,9 @@ options:
   files:
     description:
       - C(path), C(state) (file, directory, link, absent, line, without, made), C(content), C(replaces), C(command),
-        C(valid), C(target), C(owner), C(group), C(mode), C(secret), C(validate), C(once), C(existing), C(since). A
-        folder comes before its files. Where one cannot be what it is meant to be, no file is changed. No link is
-        followed that an account other than root may have made.
+        C(valid), C(target), C(owner), C(group), C(mode), C(secret), C(validate), C(once), C(existing), C(since),
+        C(pending). A folder comes before its files. Where one cannot be what it is meant to be, no file is changed. No
+        link is followed that an account other than root may have made.
     type: list
     elements: dict
     default: []
@@ -68,7 +71,7 @@ found:
   type: list
   returned: success
 unapplied:
-  description: Paths that a run which was broken off has changed, and whose handlers it has not run (C(since)).
+  description: Paths whose handlers a run that was broken off has not run, or not to their end (C(since), C(pending)).
   type: list
   returned: success
 missing_packages:
@@ -147,6 +150,17 @@ def unit_states(module: AnsibleModule, names: list[str]) -> dict[str, units.Unit
     return states
 
 
+def ask(module: AnsibleModule, words: Sequence[str]) -> str:
+    """Return what a command prints; nothing where it fails, or is not there."""
+    try:
+        status, output, _ = module.run_command(
+            list(words), cwd="/", handle_exceptions=False, expand_user_and_vars=False
+        )
+    except OSError:
+        return ""
+    return str(output) if status == 0 else ""
+
+
 def run_steps(module: AnsibleModule, steps: units.Steps, changed_files: list[str]) -> None:
     """Call systemctl for what has to be done; where one call fails the others still get their turn."""
     failed = []
@@ -187,6 +201,12 @@ def main() -> None:
     witnesses = [name for names in since.values() for name in names if not name.startswith("/")]
     before = unit_states(module, [*(unit.name for unit in wanted), *witnesses])
     left_over = units.unapplied(since, before)
+    asked = {entry["path"]: entry for entry in module.params["files"] if entry.get("pending")}
+    waiting = units.pending(
+        {path: (since.get(path, []), entry["pending"]) for path, entry in asked.items()},
+        before,
+        lambda words: ask(module, words),
+    )
     changes = apply_files(module, wanted_files(module, wanted))
     going = [unit for unit in wanted if unit.state == "absent" and os.path.lexists(unit.path)]
     changed = [change.path for change in changes] + [unit.path for unit in going]
@@ -206,7 +226,7 @@ def main() -> None:
         steps_then = units.Steps(steps.reload, [], [], steps.enable, steps.start, steps.restart, [], steps.quietly)
         run_steps(module, steps_then, changed)
 
-    left_over = [path for path in left_over if path not in changed]
+    left_over = [path for path in dict.fromkeys([*left_over, *waiting]) if path not in changed]
     moved = [steps.stop, steps.disable, steps.enable, steps.start, steps.restart]
     diff = [change.diff() for change in changes]
     for title, names in zip(("stop", "disable", "enable", "start", "restart"), moved, strict=True):
@@ -215,7 +235,10 @@ def main() -> None:
             diff.append({**heads, "before": "", "after": f"{title} {' '.join(names)}\n"})
     for path in left_over:
         heads = {"before_header": path, "after_header": path}
-        diff.append({**heads, "before": "", "after": f"younger than {' '.join(since[path])}: not applied yet\n"})
+        what = (
+            f"{waiting[path]}: waits" if path in waiting else f"younger than {' '.join(since[path])}: not applied yet"
+        )
+        diff.append({**heads, "before": "", "after": f"{what}\n"})
     module.exit_json(
         invocation={},  # at -vvv what a module answers is shown, and its arguments may hold secrets
         changed=bool(changed or left_over or steps.handled or any(moved)),

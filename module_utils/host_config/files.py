@@ -66,6 +66,8 @@ class WantedFile:
         existing: a folder that is missing stays so.
         at: where it is reached, by the open folder that it lies in; found here.
         since: units and paths of which one is younger than this path once its handlers have run.
+        pending: words of a command that prints what the units of ``since`` have not taken over of this path; it changes
+            nothing, and one that fails says nothing.
 
     """
 
@@ -85,6 +87,7 @@ class WantedFile:
     existing: bool = False
     at: str = ""
     since: Sequence[str] = ()
+    pending: Sequence[str] = ()
 
 
 @dataclass

@@ -191,6 +191,28 @@ def unapplied(
     return found
 
 
+def pending(
+    asked: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    states: Mapping[str, UnitState],
+    ask: Callable[[Sequence[str]], str],
+) -> dict[str, str]:
+    """Say which paths a service that runs has not taken over, though it was told: it waits for a restart, say.
+
+    Args:
+        asked: by path, units that have to run, and the words of the command that prints what is not taken over.
+        states: what systemd says of the units. One that does not run takes over all of it when it starts.
+        ask: runs a command, and returns what it prints; nothing where it fails.
+
+    """
+    running = {
+        path: words
+        for path, (witnesses, words) in asked.items()
+        if all(states.get(name, UnitState()).runs for name in witnesses if not name.startswith("/"))
+    }
+    answers = {path: " ".join(ask(words).split()) for path, words in running.items()}
+    return {path: answer for path, answer in answers.items() if answer}
+
+
 def environment_of(process: int) -> dict[str, str]:
     """Return the environment of a process as it started; empty where it is gone."""
     try:

@@ -397,6 +397,57 @@ def test_a_segmentation_that_starts_again_makes_no_line_twice(site: Bench) -> No
     assert site.shell(LINES) == [[8, 1], [8, 1]]
 
 
+#: Two pages with a line each, and one job that reads both: four seconds for each.
+TRANSCRIBE = """
+import json
+from io import BytesIO
+from core.models import Document, DocumentPart, Line, OcrModel, Project, Transcription
+from core.tasks import transcribe
+from django.contrib.auth import get_user_model
+from django.core.files.base import ContentFile
+from PIL import Image
+
+scan = BytesIO()
+Image.new("L", (80, 80)).save(scan, "PNG")
+user = get_user_model().objects.get()
+document = Document.objects.create(name="hold-4", owner=user, project=Project.objects.create(name="p", owner=user))
+model = OcrModel(name="reader", job=2, owner=user, file_size=1)
+model.file.save("reader.mlmodel", ContentFile(b"x"), save=False)
+model.save()
+layer = Transcription.objects.create(name="read by kraken", document=document)
+pages = []
+for number in range(2):
+    page = DocumentPart(document=document, original_filename="scan.png", image_file_size=4)
+    page.image.save(f"scan-{number}.png", ContentFile(scan.getvalue()), save=False)
+    page.save()
+    Line.objects.create(document_part=page, baseline=[[0, 9], [80, 9]])
+    pages.append(page.pk)
+job = transcribe.delay(instance_pks=pages, user_pk=user.pk, model_pk=model.pk, transcription_pk=layer.pk)
+print(json.dumps(job.id))
+"""
+TEXTS = """
+import json
+from core.models import LineTranscription
+
+{first}
+texts = LineTranscription.objects.order_by("line__document_part").values_list("content", flat=True)
+print(json.dumps(list(texts)))
+"""
+
+
+def test_a_transcription_that_starts_again_leaves_the_pages_that_it_had_finished(site: Bench) -> None:
+    start_worker(site, "worker1", "default")
+    job = site.shell(TRANSCRIBE)
+    wait_until(lambda: site.redis("-n", "1", "--scan", "--pattern", f"*cluster:pages:{job}"), bool, 60, "a page", 0.1)
+    # A user corrects it at once.
+    correct = "LineTranscription.objects.order_by('line__document_part').first()"
+    first = f"row = {correct}; row.content = 'corrected'; row.save()"
+    assert site.shell(TEXTS.format(first=first)) == ["corrected"]
+    kill_job(site, "worker1")
+    assert finish(site, job) == [["worker1", "worker1"]]
+    assert site.shell(TEXTS.format(first="")) == ["corrected", "stand-in line 1"]
+
+
 def test_a_place_whose_process_has_ended_takes_the_next_job_at_once(site: Bench) -> None:
     """Each process runs one job; Celery itself looks every five seconds whether there is one to replace."""
     start_worker(site, "worker1", QUEUES)
@@ -567,23 +618,23 @@ def look(times=1, seconds=30):
 """
 
 
-def test_a_job_that_went_elsewhere_meanwhile_is_not_given_up(site: Bench) -> None:
+def test_a_job_that_is_to_end_goes_nowhere_and_one_that_went_elsewhere_is_left_alone(site: Bench) -> None:
     done = site.python(
         "-c",
         STEPS
         + """
-from escriptorium_cluster import drain
+from escriptorium_cluster import stopping
 
 class Late:
     # Reads what was there a moment ago.
     def __init__(self):
         self.notes = redis.hgetall(lease.NOTES)
-    def hgetall(self, _):
-        return self.notes
+    def hgetall(self, name):
+        return self.notes if name == lease.NOTES else redis.hgetall(name)
     def __getattr__(self, name):
         return getattr(redis, name)
 
-drain.mark_with_django = lambda *_: None
+marked = []
 fetch()
 assert worker("gpu@a").take("tag", "core.tasks.train", "job")
 before = Late()
@@ -592,10 +643,22 @@ assert reaper.give_back(redis, "tag", note) == ("gpu",)
 redis.delete("gpu")
 fetch()
 assert worker("gpu@b").take("tag", "core.tasks.train", "job")
-assert drain.give_up(before, "a", "a new fan") == []
+assert stopping.note_orders(before, lambda note: note.node == "gpu@a", "a new fan") == []
+assert redis.hlen(stopping.STOPPING) == 0
+assert [note.id for note in stopping.note_orders(redis, lambda note: note.node == "gpu@b", "a new fan")] == ["job"]
+
+# Nobody gives it to others: its host is lost before the command could end it.
+redis.hset(lease.DEAD, lease.parse_note(redis.hget(lease.NOTES, "tag").decode()).lease, 1)
+assert reaper.give_back_jobs_of_dead(redis) == [] and waiting() == []
 assert redis.hlen("unacked") == redis.zcard("unacked_index") == redis.hlen(lease.NOTES) == 1
-assert [job.id for job in drain.give_up(redis, "b", "a new fan")] == ["job"]
+
+# Its message is dropped only when its report is marked, and once.
+ended = stopping.finish(redis, lambda note: True, lambda *given: marked.append((given, redis.hlen("unacked"))))
+assert [job.id for job in ended] == ["job"]
+assert marked == [((["job"], [], "a new fan"), 1)]
 assert redis.hlen("unacked") == redis.zcard("unacked_index") == redis.hlen(lease.NOTES) == 0
+assert redis.hlen(stopping.STOPPING) == 0
+assert stopping.finish(redis, lambda note: True, None) == []
 """,
     )
     assert done.returncode == 0, done.stderr[-2000:]

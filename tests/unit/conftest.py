@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
 
+from tests.unit.warm_ansible import WarmAnsible, plain  # noqa: E402 - from the root, as above
+
 RunPlaybook = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -46,28 +48,47 @@ def ansible_playbook() -> str:
     return found
 
 
-@pytest.fixture
-def run_playbook(ansible_playbook: str, tmp_path: Path) -> RunPlaybook:
-    """Run a playbook of the repository as an operator does: ``run_playbook(inventory, playbook, *arguments)``.
+@pytest.fixture(scope="session")
+def warm_ansible(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmAnsible]:
+    """ansible-playbook without its start: see warm_ansible.py."""
+    warm = WarmAnsible(tmp_path_factory.mktemp("ansible"), ROOT / "ansible.cfg")
+    yield warm
+    warm.end()
 
-    Every attempt to contact a host by ssh is recorded in ``tmp_path``/contacted and fails.
-    """
+
+@pytest.fixture
+def operator(tmp_path: Path) -> dict[str, str]:
+    """Environment of an operator; every attempt to contact a host is recorded in ``tmp_path``/contacted and fails."""
     tripwire = tmp_path / "ssh"
     tripwire.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/contacted\nexit 255\n')
     tripwire.chmod(0o755)
+    return plain(os.environ) | {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_SSH_EXECUTABLE": str(tripwire),
+        "ANSIBLE_HOME": str(tmp_path / "ansible"),
+        "ANSIBLE_NOCOLOR": "1",
+    }
+
+
+@pytest.fixture
+def run_playbook(warm_ansible: WarmAnsible, operator: dict[str, str]) -> RunPlaybook:
+    """Run a playbook of the repository as an operator does: ``run_playbook(inventory, playbook, *arguments)``."""
 
     def run(inventory: Path, playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-        environment.update(
-            ANSIBLE_CONFIG=str(ROOT / "ansible.cfg"),
-            ANSIBLE_SSH_EXECUTABLE=str(tripwire),
-            ANSIBLE_HOME=str(tmp_path / "ansible"),
-            ANSIBLE_NOCOLOR="1",
-        )
+        return warm_ansible.run(["-i", str(inventory), str(ROOT / "playbooks" / playbook), *arguments], ROOT, operator)
+
+    return run
+
+
+@pytest.fixture
+def start_playbook(ansible_playbook: str, operator: dict[str, str]) -> RunPlaybook:
+    """Run a playbook likewise, with Ansible started anew: where its time counts, or that it starts at all."""
+
+    def run(inventory: Path, playbook: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [ansible_playbook, "-i", str(inventory), str(ROOT / "playbooks" / playbook), *arguments],
             cwd=ROOT,
-            env=environment,
+            env=operator,
             capture_output=True,
             text=True,
             check=False,

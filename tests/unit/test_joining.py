@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
+from tests.unit.warm_ansible import plain
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.unit.warm_ansible import WarmAnsible
 
 INVENTORY = """
 all:
@@ -26,8 +29,8 @@ all:
 class Site:
     """The first play of its own of deploy-application.yml, with the frontend's files in a folder."""
 
-    def __init__(self, root: Path, folder: Path, program: str) -> None:
-        self.root, self.folder, self.program = root, folder, program
+    def __init__(self, root: Path, folder: Path, warm: WarmAnsible) -> None:
+        self.root, self.folder, self.warm = root, folder, warm
         play = yaml.safe_load((root / "playbooks/deploy-application.yml").read_text())[1]
         shown = "RELEASE {{ escriptorium_pinned_release | default('described') }} {{ escriptorium_version }}"
         play["tasks"].append({"name": "Show", "ansible.builtin.debug": {"msg": shown}})
@@ -45,27 +48,21 @@ class Site:
         (self.folder / "opt/escriptorium/current/release.json").write_text(f"{description}\n")
 
     def run(self, *arguments: str) -> str:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        environment = plain(os.environ)
         environment |= {"ANSIBLE_CONFIG": str(self.root / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
         environment |= {
             "ANSIBLE_HOME": str(self.folder / "ansible"),
             "ANSIBLE_REMOTE_TEMP": str(self.folder / "remote"),
         }
-        done = subprocess.run(
-            [self.program, "-i", str(self.folder / "hosts.yml"), str(self.folder / "play.yml"), *arguments],
-            cwd=self.root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
+        done = self.warm.run(
+            ["-i", str(self.folder / "hosts.yml"), str(self.folder / "play.yml"), *arguments], self.root, environment
         )
         return " ".join((done.stdout + done.stderr).split())
 
 
 @pytest.fixture
-def site(root: Path, tmp_path: Path, ansible_playbook: str) -> Site:
-    return Site(root, tmp_path, ansible_playbook)
+def site(root: Path, tmp_path: Path, warm_ansible: WarmAnsible) -> Site:
+    return Site(root, tmp_path, warm_ansible)
 
 
 @pytest.mark.parametrize("limit", ["node2", "front", "front:node1"])

@@ -11,9 +11,20 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-SYSTEMCTL = """#!/bin/sh
+SYSTEMCTL = """
+case $1 in
+  show) read -r process <process; echo $process ;;
+  kill) if [ -e awake ]; then /bin/rm awake; else touch awake; fi ;;
+  restart) echo 8 >process; touch awake ;;
+esac
+"""
+#: Each program that changes something is a step: at its turn it kills who has called it, before or after its work.
+STEP = """#!/bin/bash
 cd "$STATE"
-if [ "$1" = show ]; then cat process; elif [ -e paused ]; then rm paused; else touch paused; fi
+read -r left <steps; echo $((left - 1)) >steps
+if [ "$left" = 0 ] && [ ! -e after ]; then kill -KILL $PPID; exit; fi
+%s
+if [ "$left" = 0 ]; then kill -KILL $PPID; fi
 """
 
 
@@ -22,19 +33,25 @@ class Web:
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.program, self.folder, self.mark = root / "playbooks/files/pause-web", folder, folder / "mark"
-        (folder / "systemctl").write_text(SYSTEMCTL)
-        (folder / "systemctl").chmod(0o755)
+        for name, does in (("systemctl", SYSTEMCTL), ("mv", '/bin/mv "$@"'), ("rm", '/bin/rm "$@"')):
+            (folder / name).write_text(STEP % does)
+            (folder / name).chmod(0o755)
         self.starts_as(7)
 
     def starts_as(self, process: int) -> None:
         (self.folder / "process").write_text(f"{process}\n")
-        (self.folder / "paused").unlink(missing_ok=True)
+        (self.folder / "awake").touch()
 
     @property
     def paused(self) -> bool:
-        return (self.folder / "paused").exists()
+        return not (self.folder / "awake").exists()
 
-    def run(self, verb: str) -> subprocess.CompletedProcess[str]:
+    def run(self, verb: str, steps: int = -1, *, after: bool = False) -> subprocess.CompletedProcess[str]:
+        """Call the program; at one of its steps it is killed, before or after that has been done."""
+        (self.folder / "steps").write_text(f"{steps}\n")
+        (self.folder / "after").unlink(missing_ok=True)
+        if after:
+            (self.folder / "after").touch()
         path = f"{self.folder}:{os.environ['PATH']}"
         environment = {"PATH": path, "STATE": str(self.folder), "PAUSE_WEB_MARK": str(self.mark)}
         return subprocess.run(
@@ -68,3 +85,38 @@ def test_a_web_application_that_does_not_run_is_not_paused(web: Web) -> None:
     assert done.returncode == 1
     assert "does not run" in done.stderr
     assert not web.mark.exists()
+
+
+#: Programs that each way calls: show, then mv, systemctl, and mv or rm.
+STEPS = 4
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
+@pytest.mark.parametrize("step", range(STEPS))
+@pytest.mark.parametrize("then", ["pause", "resume"])
+@pytest.mark.parametrize("verb", ["pause", "resume"])
+def test_killed_at_any_step_the_next_call_does_what_it_says(
+    web: Web, verb: str, then: str, step: int, after: bool
+) -> None:
+    """Whatever the signal has done or not: requests wait when they are to wait, and wait for nobody afterwards."""
+    if verb == "resume":
+        web.run("pause")
+    assert web.run(verb, step, after=after).returncode == -9
+    assert web.run(then).returncode == 0
+    assert [web.paused, web.mark.exists()] == [then == "pause"] * 2
+    # And so does the one after that: the mark says what is.
+    assert web.run("pause").returncode == 0
+    assert web.paused
+    web.run("resume")
+    assert [web.paused, web.mark.exists()] == [False, False]
+
+
+def test_the_steps_are_all(web: Web) -> None:
+    for verb in ("pause", "resume"):
+        assert web.run(verb, STEPS).returncode == 0
+
+
+def test_where_all_is_known_nothing_starts_anew(web: Web) -> None:
+    for verb in ("pause", "pause", "resume", "resume"):
+        web.run(verb)
+        assert (web.folder / "process").read_text() == "7\n"

@@ -157,11 +157,13 @@ def test_every_playbook_begins_alike(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda path: path.name)
 def test_every_playbook_refuses_what_is_misspelt(
-    path: Path, inventory: Path, run_playbook: RunPlaybook, tmp_path: Path
+    path: Path, inventory: Path, run_playbook: RunPlaybook, start_playbook: RunPlaybook, tmp_path: Path
 ) -> None:
     (tmp_path / "more.yml").write_text("hsot: node1\n")
     begun = time.monotonic()
-    result = run_playbook(inventory, str(path), "-e", "preflight_secrets=generated", "-e", f"@{tmp_path}/more.yml")
+    # The longest one with the start of Ansible in its time.
+    run = start_playbook if path.name == "site.yml" else run_playbook
+    result = run(inventory, str(path), "-e", "preflight_secrets=generated", "-e", f"@{tmp_path}/more.yml")
     assert time.monotonic() - begun < LIMIT_S
     assert result.returncode == 2, result.stdout
     assert "-e: hsot: found an unknown variable" in result.stdout

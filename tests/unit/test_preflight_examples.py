@@ -62,16 +62,19 @@ def test_limit_does_not_switch_preflight_off(run_playbook: RunPlaybook) -> None:
     assert "wanted a prefix length from 8" in result.stdout
 
 
-def test_refusal_stops_the_whole_site(run_playbook: RunPlaybook, tmp_path: Path) -> None:
-    result = run_playbook(EXAMPLES / "network_too_wide" / "hosts.yml", "../site.yml")
+def test_refusal_stops_the_whole_site(start_playbook: RunPlaybook, tmp_path: Path) -> None:
+    result = start_playbook(EXAMPLES / "network_too_wide" / "hosts.yml", "../site.yml")
     assert result.returncode == 2, result.stdout
     assert "PLAY [Make the secrets" not in result.stdout
     assert not (tmp_path / "contacted").exists()
 
 
-def test_the_tripwire_records_a_contact(run_playbook: RunPlaybook, root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [False, True], ids=["warm", "anew"])
+def test_the_tripwire_records_a_contact(
+    start: bool, run_playbook: RunPlaybook, start_playbook: RunPlaybook, root: Path, tmp_path: Path
+) -> None:
     """Proof that the tests above would notice a connection."""
-    result = run_playbook(root / "inventories/cremma", "check-facts.yml")
+    result = (start_playbook if start else run_playbook)(root / "inventories/cremma", "check-facts.yml")
     assert "unreachable=1" in result.stdout
     assert "cremma-frontend" in (tmp_path / "contacted").read_text()
 
@@ -113,7 +116,7 @@ def test_pool_at_rest_is_sound_and_said(run_playbook: RunPlaybook, root: Path, t
 
 
 @pytest.mark.parametrize("wrong", [False, True])
-def test_hundred_hosts_are_checked_in_time(wrong: bool, run_playbook: RunPlaybook, tmp_path: Path) -> None:
+def test_hundred_hosts_are_checked_in_time(wrong: bool, start_playbook: RunPlaybook, tmp_path: Path) -> None:
     network = "10.99.1" if wrong else "10.10.1"
     compute = "\n".join(
         f"        node{number}: {{private_address: {network}.{number}, x_rack: '{{{{ x_room }}}}'}}"
@@ -139,7 +142,7 @@ all:
         encoding="utf-8",
     )
     start = time.monotonic()
-    result = run_playbook(inventory, "preflight.yml", "-v", "-e", "preflight_secrets=generated")
+    result = start_playbook(inventory, "preflight.yml", "-v", "-e", "preflight_secrets=generated")
     elapsed = time.monotonic() - start
     assert result.returncode == (2 if wrong else 0), result.stdout
     assert (f"has {HOSTS - 2} problems" if wrong else f"sound: {HOSTS} hosts") in result.stdout

@@ -62,6 +62,42 @@ def sections(text: str) -> ConfigParser:
     return parser
 
 
+@pytest.fixture
+def database(tmp_path: Path, resolve: Callable[..., Any]) -> Callable[[str, int], str]:
+    """Ask a database what it has not taken over of a file: ``database(list of files, status of pg_isready)``."""
+    (tmp_path / "pg_isready").write_text('#!/bin/sh\n[ "$*" = "--quiet --port=5433" ] || exit 3\nexit $READY\n')
+    # Shows what psql would be asked, and with which values.
+    (tmp_path / "runuser").write_text('#!/bin/sh\necho "$@"\ncat\n')
+    for path in tmp_path.iterdir():
+        path.chmod(0o755)
+    facts = {"ansible_facts": DEBIAN, "postgresql_port": 5433, "postgresql_clients": ["10.0.0.2", "10.0.0.3"]}
+
+    def asked(files: str, ready: int) -> str:
+        (words,) = (
+            entry["pending"] for entry in resolve("postgresql", f"{{{{ {files} }}}}", **facts) if "pending" in entry
+        )
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "READY": str(ready)}
+        return subprocess.run(words, env=environment, check=True, capture_output=True, text=True).stdout
+
+    return asked
+
+
+@pytest.mark.parametrize("files", ["__postgresql_files", "__postgresql_access"])
+def test_the_database_is_asked_where_it_answers(database: Callable[[str, int], str], files: str) -> None:
+    call, _, question = database(files, 0).partition("\n")
+    assert call.startswith("-u postgres -- psql --port=5433 -XAt ")
+    if files == "__postgresql_files":
+        assert question == "SELECT name FROM pg_settings WHERE pending_restart"
+    else:
+        assert "--set=database=escriptorium --set=user=escriptorium" in call
+        clients = call.partition(" --set=clients=")[2].split()
+        assert set(clients) == {"127.0.0.1", "::1", "10.0.0.2", "10.0.0.3"}
+        assert "datname = :'database' AND usename = :'user' AND NOT client_addr" in question
+        assert "string_to_array(:'clients', ' ')" in question
+    # One that is starting is left alone; where none answers the port itself waits.
+    assert [database(files, 1), database(files, 2)] == ["", "port 5433\n"]
+
+
 def test_the_database_lets_in_its_user_from_its_clients_only(render: Callable[..., str]) -> None:
     text = render("postgresql", "pg_hba.conf.j2", postgresql_clients=["10.0.0.2", "10.0.0.3"])
     rules = [line.split() for line in text.splitlines() if line and not line.startswith("#")]

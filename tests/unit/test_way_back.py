@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from tests.unit.warm_ansible import plain
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.unit.warm_ansible import WarmAnsible
 
 SYSTEMCTL = """#!/bin/sh
 cd "$STATE"
@@ -58,8 +61,8 @@ PATHS = ("/opt/escriptorium", "/run/escriptorium", "/usr/local/lib/escriptorium"
 class Frontend:
     """A site that went from old-1 to new-2, whose files lie in a folder."""
 
-    def __init__(self, root: Path, folder: Path, program: str) -> None:
-        self.root, self.folder, self.program = root, folder, program
+    def __init__(self, root: Path, folder: Path, warm: WarmAnsible) -> None:
+        self.root, self.folder, self.warm = root, folder, warm
         for name in ("tasks", "files"):
             shutil.copytree(root / "playbooks" / name, folder / name)
         for path in [*(folder / "tasks").iterdir(), *(folder / "files").iterdir()]:
@@ -101,20 +104,14 @@ class Frontend:
         return (self.folder / "asleep").exists()
 
     def go_back(self) -> tuple[str, str, bool]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        environment = plain(os.environ)
         environment |= {"ANSIBLE_CONFIG": str(self.root / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
         environment |= {f"ANSIBLE_{name}": str(self.folder / name.lower()) for name in ("HOME", "REMOTE_TEMP")}
         environment |= {"STATE": str(self.folder), "PATH": f"{self.folder}/bin:{environment['PATH']}"}
         hosts = yaml.safe_dump({"all": {"hosts": {"front": {"ansible_connection": "local"}}}})
         self.write("hosts.yml", hosts)
-        done = subprocess.run(
-            [self.program, "-i", str(self.folder / "hosts.yml"), str(self.folder / "play.yml")],
-            cwd=self.root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
+        done = self.warm.run(
+            ["-i", str(self.folder / "hosts.yml"), str(self.folder / "play.yml")], self.root, environment
         )
         assert done.returncode == 0, done.stdout + done.stderr
         result = " ".join(done.stdout.split()).partition("RESULT ")[2].replace("''", "'")
@@ -123,8 +120,8 @@ class Frontend:
 
 
 @pytest.fixture
-def frontend(root: Path, tmp_path: Path, ansible_playbook: str) -> Frontend:
-    return Frontend(root, tmp_path, ansible_playbook)
+def frontend(root: Path, tmp_path: Path, warm_ansible: WarmAnsible) -> Frontend:
+    return Frontend(root, tmp_path, warm_ansible)
 
 
 @pytest.mark.parametrize("current", ["new-2", "old-1"])

@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import Database, Inventory, Site, break_off, play, unit_states, wait_for
+from breaking import break_off
+from support import Database, Inventory, Site, play, unit_states, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

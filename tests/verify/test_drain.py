@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from breaking import break_off, stages
 from support import (
     DONE,
     ERROR,
@@ -146,23 +148,77 @@ def test_jobs_that_run_too_long_end_with_a_reason(
     site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
     document = site.api.training(site.api.held("never"))
-    host, task = started(inventory, connect, database, document)
-    play(
-        inventory,
-        DRAIN,
-        "--extra-vars",
-        json.dumps({"host": host, "drain_timeout": 2, "drain_then": "stop", "drain_reason": "a new fan"}),
-    )
+    host, _ = started(inventory, connect, database, document)
+    play(inventory, DRAIN, *ending(host))
+    assert_ended(inventory, connect, database, document)
+
+
+def ending(host: str) -> tuple[str, str]:
+    """Arguments of a drain that ends jobs as failed."""
+    given = {"host": host, "drain_timeout": 2, "drain_then": "stop", "drain_reason": "a new fan"}
+    return "--extra-vars", json.dumps(given)
+
+
+def assert_ended(
+    inventory: Inventory, connect: Callable[[str], Any], database: Database, document: int, timeout: float = 60
+) -> None:
+    """A training has ended with the operator's reason, and begins nowhere again."""
 
     def ended() -> dict[str, Any] | None:
         report = database.report(document, TRAINING)
         return report if report and report["workflow_state"] not in {STARTED, DONE} else None
 
-    report = wait_for("the end of the training", ended, timeout=60)
+    report = wait_for("the end of the training", ended, timeout=timeout)
     assert report["workflow_state"] == ERROR
     assert "a new fan" in report["messages"]
     assert database.rows("SELECT count(*) FROM core_ocrmodel WHERE training")[0]["count"] == 0
-    assert len(workers_of(inventory, connect, task)) == 1, "and never again"
+    assert len(workers_of(inventory, connect, report["task_id"])) == 1, "and never again"
+    assert len(starts(report)) == 1
+
+
+@pytest.mark.fault
+@pytest.mark.usefixtures("resumed")
+def test_a_drain_that_ends_jobs_is_finished_wherever_it_was_broken_off(
+    site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    def begin() -> tuple[int, str]:
+        play(inventory, RESUME, "--extra-vars", f"host={','.join(inventory.compute)}")
+        document = site.api.training(site.api.held("never"))
+        return document, started(inventory, connect, database, document)[0]
+
+    document, host = begin()
+    whole = play(inventory, DRAIN, *ending(host))
+    assert_ended(inventory, connect, database, document)
+    for stage, blow in stages(whole.output, 7):
+        print(f"{blow.name} at '{stage}'")
+        document, host = begin()
+        break_off(inventory, DRAIN, *ending(host), task=stage, blow=blow)
+        again = play(inventory, DRAIN, *ending(host))
+        assert f"{host} is drained." in again.output
+        assert workers_running(connect, host) == set()
+        assert_ended(inventory, connect, database, document)
+        assert play(inventory, DRAIN, *ending(host)).changed == []
+
+
+@pytest.mark.fault
+@pytest.mark.usefixtures("resumed")
+def test_jobs_of_a_drain_that_was_broken_off_never_begin_again(
+    site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    """Nobody repeats it, and its host stays down: the reaper ends them when the lease of their worker is over."""
+    document = site.api.training(site.api.held("never"))
+    host, _ = started(inventory, connect, database, document)
+    break_off(
+        inventory,
+        DRAIN,
+        *ending(host),
+        task="End the workers and their jobs",
+        blow=signal.SIGKILL,
+        pause=0,
+        until=lambda: not workers_running(connect, host),
+    )
+    # Its silence counts a third of its 30 s with each run of the reaper, once a minute.
+    assert_ended(inventory, connect, database, document, timeout=420)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from breaking import break_off, stages
 from support import (
     DONE,
     JOB_TIMEOUT,
@@ -163,6 +165,79 @@ def answers(connect: Callable[[str], Any], frontend: str, nodes: list[str], time
         str(timeout),
         ",".join(nodes),
     )
+
+
+def sql(frontend: Any, query: str) -> str:
+    return str(frontend.check_output("runuser -u postgres -- psql -XAtc %s", query))
+
+
+def all_changed(number: int) -> tuple[str, str]:
+    """Arguments that change settings of the database, the application and all of its processes to a number."""
+    given = {
+        "postgresql_max_connections": number,
+        "escriptorium_environment": {"QUOTA_CPU_MINUTES": str(number)},
+        "escriptorium_upload_max_mib": number,
+    }
+    return "--extra-vars", json.dumps(given)
+
+
+def assert_in_force(inventory: Inventory, connect: Callable[[str], Any], number: int) -> None:
+    """What runs has taken over all of it."""
+    frontend = connect(inventory.frontend)
+    assert sql(frontend, "SHOW max_connections") == str(number)
+    assert sql(frontend, "SELECT count(*) FROM pg_settings WHERE pending_restart") == "0"
+    hosts = {inventory.frontend, *inventory.compute}
+
+    def everywhere() -> bool:
+        """Of each process of the application; workers restart without being waited for."""
+        program = (
+            "for unit in $(systemctl list-units --plain --no-legend --state=active 'escriptorium-w*.service' "
+            "| cut -d ' ' -f 1); do tr '\\0' '\\n' "
+            '</proc/$(systemctl show --property=MainPID --value "$unit")/environ | grep QUOTA_CPU_MINUTES; done'
+        )
+        shown = [line for host in hosts for line in connect(host).run(program).stdout.splitlines()]
+        return len(shown) >= 11 and set(shown) == {f"QUOTA_CPU_MINUTES={number}"}
+
+    wait_for("the processes with the new setting", everywhere, timeout=180)
+
+
+@pytest.mark.fault
+def test_a_deployment_is_finished_wherever_it_was_broken_off(
+    site: Site, database: Database, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    try:
+        whole = play(inventory, "site.yml", *all_changed(301))
+        assert_in_force(inventory, connect, 301)
+        for number, (stage, blow) in enumerate(stages(whole.output, 6), start=302):
+            print(f"{blow.name} at '{stage}'")
+            break_off(inventory, "site.yml", *all_changed(number), task=stage, blow=blow)
+            play(inventory, "site.yml", *all_changed(number))
+            assert_in_force(inventory, connect, number)
+            assert play(inventory, "site.yml", *all_changed(number)).changed == []
+            document, parts = site.api.document(f"after a deployment that was broken off at {stage}")
+            site.api.segment(document, parts)
+            database.finished(document, SEGMENTATION)
+    finally:
+        play(inventory, "site.yml")
+
+
+@pytest.mark.fault
+def test_a_database_that_was_reloaded_and_not_restarted_is_restarted_by_the_next_run(
+    inventory: Inventory, frontend: Any
+) -> None:
+    arguments = ("--extra-vars", json.dumps({"postgresql_max_connections": 299}))
+    playbook = "playbooks/deploy-database.yml"
+    try:
+        handler = "Look for settings that wait for a restart"
+        break_off(inventory, playbook, *arguments, task=handler, blow=signal.SIGKILL, pause=0)
+        assert sql(frontend, "SELECT name FROM pg_settings WHERE pending_restart") == "max_connections"
+        dry = play(inventory, playbook, *arguments, "--check", "--diff")
+        assert "max_connections: waits" in dry.output
+        play(inventory, playbook, *arguments)
+        assert sql(frontend, "SHOW max_connections") == "299"
+        assert play(inventory, playbook, *arguments).changed == []
+    finally:
+        play(inventory, playbook)
 
 
 @pytest.mark.fault

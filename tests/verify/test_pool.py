@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from breaking import break_off, stages
 from support import (
     DONE,
     REPOSITORY,
@@ -40,6 +41,8 @@ pytestmark = pytest.mark.scenario("cluster")
 NEW = "compute3"
 TRAINER = "escriptorium-worker@gpu.service"
 ADDRESS = "10.213.50.23"
+#: Another one, whose joining is broken off.
+LATE, LATE_ADDRESS = "compute4", "10.213.50.24"
 #: Holds a session with the database.
 HOLD_SESSION = """
 import django, time
@@ -54,15 +57,15 @@ TASKS_ON_OTHERS = 10
 SECONDS = 360
 
 
-def write(inventory: Inventory, **variables: str) -> Inventory:
+def write(inventory: Inventory, name: str = NEW, address: str = ADDRESS, **variables: str) -> Inventory:
     """Write the inventory with one host more; what it names beside itself stays where it is."""
-    folder = REPOSITORY / ".cache" / "joined"
+    folder = REPOSITORY / ".cache" / f"joined-{name}"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(inventory.folder, folder)
     for path in folder.rglob("*.yml"):
         path.write_text(path.read_text().replace("inventory_dir", f"'{inventory.folder}'"))
     tree = yaml.safe_load((folder / "hosts.yml").read_text())
-    tree["all"]["children"]["compute"]["hosts"][NEW] = {"private_address": ADDRESS, **variables}
+    tree["all"]["children"]["compute"]["hosts"][name] = {"private_address": address, **variables}
     (folder / "hosts.yml").write_text(yaml.safe_dump(tree, sort_keys=False))
     return Inventory.read(folder)
 
@@ -136,6 +139,32 @@ def test_new_host_takes_jobs(join: Join, site: Site, database: Database) -> None
 
 def test_repeated_run_changes_nothing(join: Join) -> None:
     assert play(join.inventory, "site.yml", "--limit", NEW).changed == []
+
+
+@pytest.mark.fault
+def test_a_join_is_finished_wherever_it_was_broken_off(join: Join, site: Site, database: Database) -> None:
+    late = write(join.inventory, LATE, LATE_ADDRESS)
+    connect = cache(join.inventory.connect)
+    before = unit_states(join.inventory, connect)
+    for stage, blow in stages(join.run.output, 4):
+        print(f"{blow.name} at '{stage}'")
+        try:
+            play(late, "molecule/resources/create.yml")
+            break_off(late, "site.yml", "--limit", LATE, task=stage, blow=blow)
+            run = play(late, "site.yml", "--limit", LATE)
+            assert "NOT RIGHT" not in run.output
+            assert late.connect(LATE).service(TRAINER).is_running
+            assert play(late, "site.yml", "--limit", LATE).changed == []
+            document, parts = site.api.document(f"after a join that was broken off at {stage}")
+            site.api.segment(document, parts)
+            database.finished(document, SEGMENTATION)
+            assert unit_states(join.inventory, connect) == before, "nothing else has restarted"
+        finally:
+            subprocess.run(["docker", "rm", "--force", late.container(LATE)], check=True, capture_output=True)
+            # So that the next one is let in anew.
+            dead = ("-e", f"host={LATE}", "-e", "host_is_dead=true")
+            play(join.inventory, "playbooks/remove-compute.yml", *dead)
+    shutil.rmtree(late.folder)
 
 
 def held_trainings(join: Join, site: Site, database: Database, name: str) -> tuple[int, list[int]]:

@@ -169,6 +169,26 @@ def test_database_comes_back_by_itself_when_it_is_killed(host: Any) -> None:
     host.check_output("systemctl start %s", unit)
 
 
+def test_a_setting_that_waits_for_a_restart_does_not_wait_for_ever(
+    inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    """As where a run was broken off between reload and restart: no file is younger than the server."""
+    host = connect(NAMES[0])
+
+    def sql(query: str) -> str:
+        return str(host.check_output("runuser -u postgres -- psql -XAtc %s", query))
+
+    waiting = "SELECT count(*) FROM pg_settings WHERE pending_restart"
+    for change in ("ALTER SYSTEM SET max_connections = 91", "ALTER SYSTEM RESET max_connections"):
+        sql(change)
+        sql("SELECT pg_reload_conf()")
+        wait_for("a setting that waits", lambda: sql(waiting) == "1", timeout=20)
+        run = play(inventory, "molecule/services/converge.yml", "--limit", NAMES[0])
+        assert any("Restart PostgreSQL where a setting waits for it" in task for task in run.changed)
+        assert sql(waiting) == "0"
+    assert play(inventory, "molecule/services/converge.yml", "--limit", NAMES[0]).changed == []
+
+
 def test_services_listen_on_loopback_and_the_private_address_only(host: Any, name: str, inventory: Inventory) -> None:
     for port in (5432, 6379):
         listening = host.check_output(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from breaking import break_off
 from load import Load
 from support import (
     CANCELED,
@@ -28,7 +29,6 @@ from support import (
     Inventory,
     PlayRun,
     Site,
-    break_off,
     play,
     starts,
     wait_for,

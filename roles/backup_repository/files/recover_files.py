@@ -81,6 +81,17 @@ def snapshots(dataset: str, moment: float, run: Run = run) -> list[Source]:
     return [Source(name, Path(place, ".zfs", "snapshot", name)) for name in in_order(listed, moment)]
 
 
+def ask_for_place(dataset: str, run: Run = run) -> None:
+    """Ask whether a dataset is where its files are seen: else files would be written below it, and keep it from there.
+
+    Raises:
+        FilesError: it is not, or nobody can say.
+
+    """
+    if run("zfs", "get", "-H", "-o", "value", "mounted", dataset).strip() != "yes":
+        raise FilesError(f"{dataset} is not mounted, nothing was changed: zfs mount {dataset}")
+
+
 def clean_name(name: str) -> PurePosixPath:
     """Return the name of a file below the media.
 
@@ -208,19 +219,21 @@ def recover(request: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any
     return result | {"sources": dict(counts)}
 
 
-def sources_of(request: dict[str, Any]) -> list[Source]:
+def sources_of(request: dict[str, Any], run: Run = run) -> list[Source]:
     """Return where a request wants files to be looked for; nowhere is possible.
 
     Raises:
-        FilesError: it is not there.
+        FilesError: it is not there, or the media are not.
 
     """
+    if request.get("dataset"):
+        ask_for_place(request["dataset"], run)
     if request.get("folder"):
         folder = Path(request["folder"])
         if not folder.is_dir():
             raise FilesError(f"the folder {folder} (recover_files_from) is not there")
         return [Source(str(folder), folder)]
-    return snapshots(request["dataset"], float(request["moment"])) if request.get("dataset") else []
+    return snapshots(request["dataset"], float(request["moment"]), run) if request.get("dataset") else []
 
 
 def main() -> int:

@@ -72,6 +72,26 @@ def test_each_file_comes_from_the_first_snapshot_that_has_it(tmp_path: Path) -> 
     assert not list(media.glob("**/.recover-*"))
 
 
+@pytest.mark.parametrize("folder", ["", "copy"], ids=["from snapshots", "from a copy"])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_nothing_is_looked_for_while_the_dataset_is_not_mounted(tmp_path: Path, folder: str, dry_run: bool) -> None:
+    """Its place is an empty folder then: what is written there keeps the dataset from being mounted ever again."""
+    media, copy = tree(tmp_path / "media", {}), tree(tmp_path / "copy", {PAGE: "page"})
+    request = {"media": str(media), "dataset": "tank/media", "moment": 250, "dry_run": dry_run, "files": [PAGE]}
+    request["folder"] = str(copy) if folder else ""
+    mounted = "no\n"
+
+    def run(*words: str) -> str:
+        if words[:2] == ("zfs", "list"):
+            return LISTED
+        return {"mounted": mounted, "mountpoint": f"{media}\n"}[words[-2]]
+
+    with pytest.raises(FilesError, match="tank/media is not mounted, nothing was changed: zfs mount tank/media"):
+        recover_files.sources_of(request, run)
+    mounted = "yes\n"
+    assert [source.name for source in recover_files.sources_of(request, run)] == ([str(copy)] if folder else [*"bacd"])
+
+
 def test_dry_run_writes_nothing(tmp_path: Path) -> None:
     media, copy = tree(tmp_path / "media", {}), tree(tmp_path / "copy", {PAGE: "page"})
     done = recover(media, [Source("copy", copy)], PAGE, dry_run=True)

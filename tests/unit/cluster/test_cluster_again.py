@@ -10,7 +10,7 @@ import pytest
 from escriptorium_cluster.again import Once, again_after_loss
 from escriptorium_cluster.patience import connect_patiently, hopeless, server_has_gone
 
-from tests.unit.cluster.tables import Row, get_model, table
+from tests.unit.cluster.tables import Row, Rows, get_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -240,6 +240,16 @@ def test_a_job_that_is_over_does_not_begin(load: Callable[[str], Any]) -> None:
     assert again.Once(trace, lambda _: "was cancelled")("job", (), {}, {}) == "Ignore"
 
 
+class Counted(Rows):
+    """A table that counts the questions it is asked."""
+
+    asked = 0
+
+    def filter(self, **conditions: Any) -> Rows:
+        self.asked += 1
+        return super().filter(**conditions)
+
+
 @pytest.mark.parametrize(
     ("reports", "result", "why"),
     [
@@ -257,12 +267,16 @@ def test_a_job_is_over_when_it_was_cancelled_or_done(
 ) -> None:
     states = {f"WORKFLOW_STATE_{state.upper()}": state for state in ("queued", "started", "canceled", "done")}
     rows = [Row(task_id="job", method="core.tasks.transcribe", workflow_state=state) for state in reports]
-    load("django.apps").apps.get_model = get_model(reporting_TaskReport=table(rows, **states))
     load("celery.states").REVOKED = "REVOKED"
     load("celery.result").AsyncResult = lambda _: SimpleNamespace(state=result)
     load("django.utils.timezone").now = lambda: 9
     load("django.db").close_old_connections = lambda: None
+    questions = Counted(rows)
+    load("django.apps").apps.get_model = get_model(
+        reporting_TaskReport=SimpleNamespace(objects=questions, **states),
+    )
     assert load("escriptorium_cluster.again").over("job").startswith(why)
+    assert questions.asked == (2 if why == "was cancelled" else 1), "one question, and one more that closes the rest"
     if why == "was cancelled":
         assert {row.workflow_state for row in rows} == {"canceled"}, "the rest is closed"
     elif not why:

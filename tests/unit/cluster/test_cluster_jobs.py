@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from escriptorium_cluster import drain
 from escriptorium_cluster.jobs import Job, explain, held_jobs, open_broker, read_jobs
-from escriptorium_cluster.lease import NOTES, UNACKED, UNACKED_INDEX
-
-if TYPE_CHECKING:
-    import pytest
+from escriptorium_cluster.lease import NOTES, UNACKED
 
 NOW = 1000.0
 
@@ -35,12 +31,11 @@ def test_the_oldest_job_comes_first_and_none_began_in_the_future() -> None:
 
 
 class Redis:
-    """The broker's hashes, and one script that looks and removes."""
+    """The broker's hashes."""
 
     def __init__(self, held: dict[str, str], acknowledged: tuple[str, ...] = ()) -> None:
         self.notes = {tag.encode(): text.encode() for tag, text in held.items()}
         self.unacknowledged = [tag for tag in self.notes if tag.decode() not in acknowledged]
-        self.removed: list[tuple[bytes, bytes]] = []
 
     def hgetall(self, name: str) -> dict[bytes, bytes]:
         assert name == NOTES
@@ -50,28 +45,10 @@ class Redis:
         assert name == UNACKED
         return list(self.unacknowledged)
 
-    def eval(self, script: str, _: int, *arguments: Any) -> int:
-        notes, unacked, index, tag, text = arguments
-        assert (script, notes, unacked, index) == (drain.GIVE_UP, NOTES, UNACKED, UNACKED_INDEX)
-        self.removed.append((tag, text))
-        return int(tag in self.unacknowledged)
-
 
 def test_jobs_are_read_from_the_broker() -> None:
     redis = Redis({"1": note("gpu@c1", "a", 990.0), "2": note("gpu@c1", "b", 980.0)}, acknowledged=("2",))
     assert read_jobs(redis, NOW) == [job("gpu@c1", "a", 10.0)]
-
-
-def test_the_jobs_of_a_stopped_host_are_given_up_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    marked: list[Any] = []
-    monkeypatch.setattr(drain, "mark_with_django", lambda *given: marked.append(given))
-    redis = Redis(
-        {tag: note(node, tag, 990.0) for tag, node in (("1", "gpu@c1"), ("2", "gpu@c2"), ("3", "live@c1"))}, ("3",)
-    )
-    assert [found.id for found in drain.give_up(redis, "c1", "a new fan")] == ["1"]
-    assert marked == [(["1"], [], "a new fan")]
-    # With what was read: another worker may have noted itself there meanwhile.
-    assert redis.removed == [(b"1", note("gpu@c1", "1", 990.0).encode()), (b"3", note("live@c1", "3", 990.0).encode())]
 
 
 def test_the_broker_is_asked_within_a_time(load: Any, environment: dict[str, str]) -> None:

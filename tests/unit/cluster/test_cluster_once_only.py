@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from tests.unit.cluster.tables import Row, Rows, get_model, table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SEGMENT, REPLACE = "core.tasks.segment", "core.tasks.replace_line_transcriptions_text"
+SEGMENT, TRANSCRIBE = "core.tasks.segment", "core.tasks.transcribe"
+REPLACE = "core.tasks.replace_line_transcriptions_text"
 
 CONVERTED, SEGMENTING, SEGMENTED = 2, 3, 4
 
@@ -59,7 +61,7 @@ class Cache(dict[str, Any]):
     def get(self, key: str, _: Any = None) -> Any:
         if self.away:
             raise ConnectionError
-        return dict(super().get(key) or {})
+        return copy.copy(super().get(key))
 
     def set(self, key: str, value: Any, *, timeout: int) -> None:
         if self.away:
@@ -203,8 +205,91 @@ def test_a_replacement_that_was_stopped_is_not_begun_again(site: Site) -> None:
     assert site.ran == [1]
 
 
+class Reading:
+    """A transcription: texts of pages, which users correct meanwhile."""
+
+    def __init__(self, site: Site, load: Callable[[str], Any]) -> None:
+        self.site = site
+        self.patience = load("escriptorium_cluster.patience").patience
+        self.calls: list[list[int]] = []
+        self.texts: dict[int, str] = {}
+
+    def run(self, *pages: int, stop: int = 0, fail: int = 0, lose: int = 0) -> Any:
+        """Run the job; on a page it is killed after half of it, fails, or loses its database and says nothing."""
+
+        def transcribe(*, instance_pks: list[int], model_pk: int) -> str:
+            assert model_pk == 7
+            self.calls.append(instance_pks)
+            for page in instance_pks:
+                if page == stop:
+                    raise KilledError
+                if page == fail:
+                    raise ValueError
+                if page == lose:
+                    self.patience.losses += 1
+                    continue
+                self.texts[page] = "read"
+            return "done"
+
+        guarded = self.site.module.once_only(TRANSCRIBE, transcribe, lambda: "job")
+        try:
+            return guarded(instance_pks=list(pages), model_pk=7)
+        except KilledError:
+            return "killed"
+
+
+@pytest.fixture
+def reading(site: Site, load: Callable[[str], Any]) -> Reading:
+    return Reading(site, load)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_transcription_goes_on_with_the_pages_that_are_left(reading: Reading, stop: int) -> None:
+    assert reading.run(1, 2, 3, stop=stop) == "killed"
+    corrected = dict.fromkeys(reading.texts, "corrected")
+    reading.texts |= corrected
+    assert reading.run(1, 2, 3) == "done"
+    assert reading.texts == dict.fromkeys((1, 2, 3), "read") | corrected
+    assert reading.calls == [[page] for page in (*range(1, stop + 1), *range(stop, 4))]
+    # And where it is killed once more, after all of it: nothing is left.
+    assert reading.run(1, 2, 3) is None
+
+
+def test_a_retry_goes_on_with_the_page_that_failed(reading: Reading) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - it says nothing
+        reading.run(1, 2, 3, fail=2)
+    assert reading.run(1, 2, 3) == "done"
+    assert reading.calls == [[1], [2], [2], [3]]
+
+
+def test_a_page_that_lost_its_database_counts_as_not_done(reading: Reading) -> None:
+    reading.run(1, 2, 3, lose=2)
+    reading.run(1, 2, 3)
+    assert reading.calls == [[1], [2], [3], [2]]
+
+
+def test_a_transcription_of_one_page_is_as_it_was(reading: Reading) -> None:
+    reading.run(1)
+    reading.run(1)
+    assert reading.calls == [[1], [1]]
+    assert not [key for key in reading.site.cache if key.startswith("cluster:pages:")]
+
+
+def test_pages_of_another_job_are_read(reading: Reading) -> None:
+    reading.run(1, 2)
+    reading.site.cache.clear()
+    reading.run(1, 2)
+    assert reading.calls == [[1], [2], [1], [2]]
+
+
+def test_without_a_cache_all_pages_are_read(reading: Reading) -> None:
+    reading.site.cache.away = True
+    assert reading.run(1, 2) == "done"
+    assert reading.texts == {1: "read", 2: "read"}
+
+
 def test_other_tasks_are_as_they_were(site: Site) -> None:
     def run() -> None:
         pass
 
-    assert site.module.once_only("core.tasks.transcribe", run, str) is run
+    assert site.module.once_only("core.tasks.align", run, str) is run

@@ -29,6 +29,7 @@ from escriptorium_cluster.reaper import (
     ripe,
     task_ids,
 )
+from escriptorium_cluster.stopping import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,6 +150,7 @@ def test_a_person_reads_what_was_done() -> None:
         silent={"gpu0@c": 61.2},
         dead=["default@b"],
         restored=[Restored("default@b", "core.tasks.train", "id-1", ("gpu",))],
+        stopped=[Stopped("default@b", "core.tasks.train", "id-3", 0.0, "a new fan")],
         failed_jobs=["id-2"],
         freed_models=[7],
         trouble="none really",
@@ -158,6 +160,7 @@ def test_a_person_reads_what_was_done() -> None:
         "gpu0@c is silent for 61 s",
         "default@b was declared dead",
         "id-1 (core.tasks.train) of default@b waits again: gpu",
+        "id-3 (core.tasks.train) of default@b ended as failed: a new fan",
         "id-2: no message knows this job, it is marked as failed",
         "model 7 is not in training any more",
         "trouble: none really",
@@ -217,7 +220,7 @@ def test_a_host_that_nobody_has_heard_of_is_not_declared_dead(
         "no worker of compute4 was heard in the last 60 days; known: compute1, compute2, compute3\n",
     )
     drain = load("escriptorium_cluster.drain")
-    assert drain.main(["--node", "compute4", "--fail", "a new fan"]) == 68
+    assert drain.main(["--node", "compute4", "--stop", "a new fan"]) == 68
     assert "known: compute1, compute2, compute3" in capsys.readouterr().err
     for number in (1, 2, 3):
         assert module.main(["--dead", f"compute{number}"]) == 0

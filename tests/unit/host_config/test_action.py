@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from tests.unit.warm_ansible import plain
+
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.unit.warm_ansible import WarmAnsible
 
 SECRET = "hunter2"
 
@@ -32,7 +35,8 @@ TASKS = """
     packages: [redis-server]
     files:
       - {path: "{{ folder }}", state: directory}
-      - {path: "{{ folder }}/plain", template: plain.j2, vars: {item: 1}, since: [a.service], notify: Reload plain}
+      - {path: "{{ folder }}/plain", template: plain.j2, vars: {item: 1}, since: [a.service], notify: Reload plain,
+         pending: [cat, "{{ folder }}.waits"]}
       - {path: "{{ folder }}/secret", content: "{{ secret }}\\n", mode: "0600", secret: true, notify: [Reload secret]}
       - {path: "{{ folder }}/given", source: given}
       - {path: "{{ folder }}/left-out", content: x, when: false}
@@ -64,8 +68,8 @@ HANDLERS = """
 class Host:
     """A folder with a role and what its host would have."""
 
-    def __init__(self, root: Path, path: Path, program: str) -> None:
-        self.root, self.path, self.program = root, path, program
+    def __init__(self, root: Path, path: Path, warm: WarmAnsible) -> None:
+        self.root, self.path, self.warm = root, path, warm
         self.folder = path / "host"
         role = path / "roles" / "one"
         files = {
@@ -84,27 +88,21 @@ class Host:
             file.chmod(0o755)
 
     def play(self, *arguments: str, check: bool = True, **values: Any) -> str:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        environment = plain(os.environ)
         environment.update(
             ANSIBLE_CONFIG=str(self.root / "ansible.cfg"),
             ANSIBLE_HOME=str(self.path / "ansible"),
-            ANSIBLE_LOCAL_TEMP=str(self.path / "tmp"),
             ANSIBLE_REMOTE_TEMP=str(self.path / "remote"),
-            ANSIBLE_ROLES_PATH=str(self.path / "roles"),
             ANSIBLE_SSH_EXECUTABLE=str(self.path / "bin/ssh"),
             ANSIBLE_NOCOLOR="1",
             CALLS=str(self.path / "calls"),
             PATH=f"{self.path}/bin:{environment['PATH']}",
         )
         extra = json.dumps({"folder": str(self.folder), "secret": SECRET, "text": "old", **values})
-        done = subprocess.run(
-            [self.program, "-i", str(self.path / "hosts.yml"), str(self.path / "play.yml"), "-e", extra, *arguments],
-            cwd=self.root,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
+        done = self.warm.run(
+            ["-i", str(self.path / "hosts.yml"), str(self.path / "play.yml"), "-e", extra, *arguments],
+            self.root,
+            environment,
         )
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -123,10 +121,10 @@ class Host:
 
 
 @pytest.fixture
-def host(root: Path, tmp_path: Path, ansible_playbook: str) -> Host:
+def host(root: Path, tmp_path: Path, warm_ansible: WarmAnsible) -> Host:
     if os.geteuid() != 0:
         pytest.skip("files of a host belong to root")
-    return Host(root, tmp_path, ansible_playbook)
+    return Host(root, tmp_path, warm_ansible)
 
 
 def test_a_role_on_a_host_from_its_first_run_to_a_changed_value(host: Host) -> None:
@@ -174,6 +172,23 @@ def test_handlers_that_a_broken_run_left_out_are_made_up_for(host: Host) -> None
             assert ("RELOADED plain" in again) is told
             assert "RELOADED secret" not in again
         assert host.calls() == ["restart a.service"] * told
+
+
+def test_what_a_service_was_told_and_has_not_taken_over_is_told_again(host: Host) -> None:
+    """A run was broken off between the reload and the restart that it takes: nothing is younger than the service."""
+    host.play()
+    host.calls()
+    waits = host.folder.with_name("host.waits")
+    waits.write_text("max_connections\n")
+    for arguments in (["--check", "--diff"], []):
+        again = host.play(*arguments)
+        assert host.answer(again) == (True, [], [])
+        assert ("+max_connections: waits" in again) is bool(arguments)
+        assert "RELOADED plain" in again
+        assert "RELOADED secret" not in again
+    waits.write_text("\n")
+    assert host.answer(host.play()) == (False, [], [])
+    assert host.calls() == []
 
 
 def test_a_module_that_fails_shows_no_secret_either(host: Host) -> None:

@@ -15,6 +15,7 @@ from module_utils.host_config.units import (
     is_unit_name,
     moment_of,
     parse_show,
+    pending,
     plan,
     strays,
     time_of,
@@ -22,6 +23,7 @@ from module_utils.host_config.units import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 RUNS = UnitState(loaded=True, active="active", enabled=True, process=7)
@@ -198,3 +200,27 @@ def test_a_restart_that_a_broken_run_left_out_is_made_up_for(written: int, since
 def test_a_file_is_older_than_what_its_handlers_did(witnesses: list[str], ages: dict[str, int], left: bool) -> None:
     states = {"a.service": replace(RUNS, since=100), "b.service": UnitState(loaded=True, since=50)}
     assert unapplied({"/f": witnesses}, states, age=lambda path: ages.get(path, 0)) == ["/f"] * left
+
+
+def test_a_service_that_runs_is_asked_what_it_has_not_taken_over() -> None:
+    states = {"a.service": replace(RUNS, since=100), "b.service": UnitState(loaded=True)}
+    said = {"waits": "max_connections\nport\n", "done": "\n", "fails": ""}
+    asked: list[str] = []
+
+    def ask(words: Sequence[str]) -> str:
+        asked.append(words[0])
+        return said[words[0]]
+
+    found = pending(
+        {
+            "/waits": (["a.service"], ["waits"]),
+            "/done": (["a.service", "/mark"], ["done"]),
+            "/fails": (["a.service"], ["fails"]),
+            "/stopped": (["a.service", "b.service"], ["waits"]),
+            "/unknown": (["c.service"], ["waits"]),
+        },
+        states,
+        ask,
+    )
+    assert found == {"/waits": "max_connections port"}
+    assert asked == ["waits", "done", "fails"], "nobody asks a service that does not run"

@@ -27,7 +27,6 @@ import testinfra
 from requests.adapters import HTTPAdapter
 
 if TYPE_CHECKING:
-    import signal
     from collections.abc import Callable, Iterable, Iterator
 
 Answer = TypeVar("Answer")
@@ -194,39 +193,6 @@ def play(inventory: Inventory, playbook: Path | str, *arguments: str, check: boo
     if check and done.returncode != 0:
         raise AssertionError(f"{playbook} ended with {done.returncode}:\n{done.stdout[-8000:]}\n{done.stderr[-2000:]}")
     return PlayRun(done.stdout, dict(_recap(done.stdout)), list(_changes(done.stdout)), seconds)
-
-
-def break_off(inventory: Inventory, playbook: str, *arguments: str, task: str, blow: signal.Signals) -> str:
-    """Run a playbook until one of its tasks has begun, and end it as Ctrl-C or a lost control machine does.
-
-    Raises:
-        AssertionError: it never came to that task.
-
-    """
-    words = [TOOLS / "ansible-playbook", "--inventory", inventory.folder, REPOSITORY / playbook, *arguments]
-    output = ""
-    with subprocess.Popen(
-        [str(word) for word in words],
-        cwd=REPOSITORY,
-        env=plain_environment() | {"PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as run:
-        assert run.stdout is not None
-        for line in run.stdout:
-            output += line
-            if re.match(rf"TASK \[(\S+ : )?{re.escape(task)}\]", line):
-                time.sleep(0.5)
-                os.killpg(run.pid, blow)
-                break
-        else:
-            raise AssertionError(f"{playbook} never came to '{task}':\n{output[-8000:]}")
-        # What it has started over ssh goes on there, and holds its output.
-        run.stdout.close()
-        run.wait(timeout=60)
-    return output
 
 
 def _recap(output: str) -> Iterator[tuple[str, dict[str, int]]]:

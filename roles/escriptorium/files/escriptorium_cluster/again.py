@@ -95,14 +95,14 @@ def over(task_id: str) -> str:
     from django.apps import apps
     from django.db import close_old_connections
 
-    from escriptorium_cluster.cancelled import cancelled, close
+    from escriptorium_cluster.cancelled import close, is_cancelled
 
     report = apps.get_model("reporting", "TaskReport")
     try:
-        if cancelled([task_id]):
+        found = set(report.objects.filter(task_id=task_id).values_list("workflow_state", flat=True))
+        if is_cancelled(task_id, found):
             close(task_id)
             return "was cancelled: it does not begin"
-        found = set(report.objects.filter(task_id=task_id).values_list("workflow_state", flat=True))
     finally:
         close_old_connections()
     return "is done: its worker could not say so any more" if found == {report.WORKFLOW_STATE_DONE} else ""

@@ -17,7 +17,7 @@ from django.utils import timezone
 from escriptorium_cluster.config import IMPORT, TRAININGS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 #: What upstream notes in an import that was cancelled.
 REASON = "canceled"
@@ -32,7 +32,12 @@ def cancelled(jobs: Iterable[str | None]) -> set[str]:
     report = apps.get_model("reporting", "TaskReport")
     marked = report.objects.filter(task_id__in=wanted, workflow_state=report.WORKFLOW_STATE_CANCELED)
     found = set(marked.values_list("task_id", flat=True))
-    return found | {job for job in wanted - found if AsyncResult(job).state == states.REVOKED}
+    return found | {job for job in wanted - found if _revoked(job)}
+
+
+def is_cancelled(job: str, reports: Collection[Any]) -> bool:
+    """Whether a job was cancelled, where the states of its reports are known already."""
+    return apps.get_model("reporting", "TaskReport").WORKFLOW_STATE_CANCELED in reports or _revoked(job)
 
 
 def close(job: str) -> None:
@@ -74,6 +79,10 @@ def end_imports(found: Iterable[Any], reason: str) -> None:
         # As much as upstream's column takes.
         job.error_message = reason[:512]
         job.save()
+
+
+def _revoked(job: str) -> bool:
+    return bool(AsyncResult(job).state == states.REVOKED)
 
 
 def _unfinished(report: Any) -> tuple[Any, Any]:

@@ -5,6 +5,10 @@ job when it is made, before its transaction ends. When the job starts again, pag
 are, whatever their users have done since, and from the page on which it was stopped it takes back its own rows, and
 none of anybody else.
 
+A transcription of several pages (an administrator may have set more than one for each job) would read those again
+that it had finished, and put its text in the place of what users have corrected since. So it is run page by page, as
+upstream does where each page is a job, and each page is noted under it when it has ended; the others are left.
+
 Find and replace writes thousands of lines at once, and nothing says which. It is not started again: it fails, and its
 user reads why.
 """
@@ -16,17 +20,21 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from escriptorium_cluster.patience import patience
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
 SEGMENT = "core.tasks.segment"
+TRANSCRIBE = "core.tasks.transcribe"
 REPLACE = "core.tasks.replace_line_transcriptions_text"
 #: Models whose rows a segmentation makes. Lines point to regions.
 KINDS = ("Line", "Block")
 #: Prefix of the notes' names in the cache.
 KEY_PREFIX = "cluster:made:"
+PAGES_PREFIX = "cluster:pages:"
 #: Seconds for which the notes of a job are kept that has come to its end and could not say so yet.
 KEEP_SECONDS = 86400
 
@@ -62,12 +70,30 @@ def once_only(name: str, run: Callable[..., Any], job: Callable[[], str]) -> Cal
             return run(*arguments, **options)
 
     @functools.wraps(run)
+    def transcribe(*arguments: Any, **options: Any) -> Any:
+        pages = _pages(options)
+        if len(pages) < 2:  # noqa: PLR2004 - one that is done is done (see again.py)
+            return run(*arguments, **options)
+        finished = _finished_pages(job())
+        answer = None
+        for page in pages:
+            if page in finished:
+                continue
+            lost = patience.losses
+            answer = run(*arguments, **options | {"instance_pks": [page]})
+            # It may have kept to itself that it lost its database; then it is begun anew.
+            if patience.losses == lost:
+                finished.append(page)
+                _note_pages(job(), finished)
+        return answer
+
+    @functools.wraps(run)
     def replace(*arguments: Any, **options: Any) -> Any:
         if not _first_start(job()):
             raise HalfDoneError
         return run(*arguments, **options)
 
-    return {SEGMENT: segment, REPLACE: replace}.get(name, run)
+    return {SEGMENT: segment, TRANSCRIBE: transcribe, REPLACE: replace}.get(name, run)
 
 
 def pages_left(job: str, pages: Sequence[int]) -> list[int]:
@@ -126,6 +152,19 @@ def _finished(page: int, noted: Mapping[str, Sequence[int]]) -> bool:
     for found in rows:
         found.delete()
     return False
+
+
+def _finished_pages(job: str) -> list[int]:
+    from django.core.cache import cache
+
+    return list(_try(lambda: cache.get(PAGES_PREFIX + job)) or ())
+
+
+def _note_pages(job: str, pages: Sequence[int]) -> None:
+    from django.conf import settings
+    from django.core.cache import cache
+
+    _try(lambda: cache.set(PAGES_PREFIX + job, list(pages), timeout=settings.CELERY_VISIBILITY_TIMEOUT))
 
 
 def _noted(job: str) -> dict[str, list[int]]:

@@ -7,6 +7,8 @@ under it go back to the head of their queues, each once. Only time counts in whi
 Redis was up all along: no worker dies of a broker that was away, and none of a frontend that stood still.
 ``--dead HOST`` declares all leases of a host dead, for a machine that will not come back as it was.
 
+Jobs of dead workers that an operator was about to end as failed (see ``stopping``) end so, and go nowhere.
+
 Then reports in the database that count as queued or running while no message knows their job (Redis lost its last
 second, or was emptied) are marked as failed, with a reason, and models that count as in training go free.
 
@@ -45,6 +47,7 @@ from escriptorium_cluster.lease import (
     parse_note,
     surely_gone,
 )
+from escriptorium_cluster.stopping import Stopped, finish, is_ordered, orders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -247,6 +250,7 @@ class Report:
     silent: dict[str, float] = field(default_factory=dict)
     dead: list[str] = field(default_factory=list)
     restored: list[Restored] = field(default_factory=list)
+    stopped: list[Stopped] = field(default_factory=list)
     unclaimed: int = 0
     watched: int = 0
     failed_jobs: list[str] = field(default_factory=list)
@@ -259,6 +263,7 @@ class Report:
         lines += [f"{node} is silent for {seconds:.0f} s" for node, seconds in sorted(self.silent.items())]
         lines += [f"{node} was declared dead" for node in self.dead]
         lines += [f"{job.id} ({job.task}) of {job.node} waits again: {', '.join(job.queues)}" for job in self.restored]
+        lines += [f"{job.id} ({job.task}) of {job.node} ended as failed: {job.reason}" for job in self.stopped]
         lines += [f"{job}: no message knows this job, it is marked as failed" for job in self.failed_jobs]
         lines += [f"model {model} is not in training any more" for model in self.freed_models]
         if self.trouble:
@@ -303,20 +308,34 @@ def declare_dead(redis: Any, lease: str, renewed: str = "*", grace: float = 0.0)
 
 
 def give_back_jobs_of_dead(redis: Any) -> list[Restored]:
-    """Put back what dead leases hold, and forget notes about messages that were acknowledged."""
-    now = redis.time()[0]
-    dead = {lease for lease, when in _hash(redis, DEAD).items() if float(when) <= now}
+    """Put back what dead leases hold, and forget notes about messages that were acknowledged.
+
+    Jobs that an operator ends stay where they are: see ``end_jobs_of_dead``.
+    """
+    dead, ending = _dead_leases(redis), orders(redis)
     unacknowledged = {_text(tag) for tag in redis.hkeys(UNACKED)}
     restored = []
     for tag, text in _hash(redis, NOTES).items():
         note = parse_note(text)
         if tag not in unacknowledged or note is None:
             redis.eval(FORGET, 2, NOTES, UNACKED, tag, text)
-        elif note.lease in dead:
+        elif note.lease in dead and not is_ordered(ending, tag, text):
             queues = give_back(redis, tag, text)
             if queues:
                 restored.append(Restored(note.node, note.task, note.id, queues))
     return restored
+
+
+def _dead_leases(redis: Any) -> set[str]:
+    """Return the leases whose jobs may go elsewhere."""
+    now = redis.time()[0]
+    return {lease for lease, when in _hash(redis, DEAD).items() if float(when) <= now}
+
+
+def end_jobs_of_dead(redis: Any) -> list[Stopped]:
+    """End the jobs of dead leases that an operator has told to end, where his own command was broken off."""
+    dead = _dead_leases(redis)
+    return finish(redis, lambda note: note.lease in dead, mark_with_django)
 
 
 def succeed(redis: Any, own: Holder) -> list[Restored]:
@@ -464,6 +483,7 @@ def run(redis: Any, config: ReaperConfig) -> Report:
     report, leases = reap_leases(redis, before, now, config.lease_seconds)
     state = replace(before, time=now.time, instance=now.instance, leases=leases)
     try:
+        report.stopped = end_jobs_of_dead(redis)
         # The database first: a job's report is there before its message.
         pending = pending_in_database(config)
         # Twice: a message that a worker fetches between two looks is in neither.
