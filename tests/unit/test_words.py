@@ -61,12 +61,19 @@ def test_no_task_decides_by_what_is_said_of_a_failure(path: Path) -> None:
             assert not PROSE.search(condition), f"{task.get('name')}: {condition}"
 
 
+def sources(folder: Path) -> list[Path]:
+    """Return the files below a folder of the repository, without what tools keep there."""
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not re.search(r"/(\.|__pycache__/)", str(path.relative_to(ROOT)))
+    ]
+
+
 def own_words() -> str:
     """Return the text of all programs of ours, those in tasks included."""
     folders = [*ROOT.glob("roles/*/files"), *ROOT.glob("roles/*/templates"), ROOT / "playbooks/files"]
-    programs = [
-        path.read_text() for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"
-    ]
+    programs = [path.read_text() for folder in folders for path in sources(folder)]
     for path in FILES:
         for task in tasks(read_yaml(path)):
             given = [task.get(module) for module in ("ansible.builtin.shell", "ansible.builtin.command")]
@@ -102,7 +109,7 @@ SEARCHES = frozenset({"search", "match", "fullmatch", "findall"})
 def programs() -> list[Path]:
     """Return the programs that run on hosts, or on what they said."""
     folders = ("roles/*/files", "playbooks/files", "library", "action_plugins", "module_utils")
-    found = [path for folder in folders for place in ROOT.glob(folder) for path in place.rglob("*") if path.is_file()]
+    found = [path for folder in folders for place in ROOT.glob(folder) for path in sources(place)]
     return sorted(
         path
         for path in found
