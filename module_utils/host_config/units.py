@@ -200,14 +200,14 @@ def pending(
 
     Args:
         asked: by path, units that have to run, and the words of the command that prints what is not taken over.
-        states: what systemd says of the units. One that does not run takes over all of it when it starts.
+        states: what systemd says of the units. One that does not run, or is starting, takes over all of it then.
         ask: runs a command, and returns what it prints; nothing where it fails.
 
     """
     running = {
         path: words
         for path, (witnesses, words) in asked.items()
-        if all(states.get(name, UnitState()).runs for name in witnesses if not name.startswith("/"))
+        if all(states.get(name, UnitState()).active == "active" for name in witnesses if not name.startswith("/"))
     }
     answers = {path: " ".join(ask(words).split()) for path, words in running.items()}
     return {path: answer for path, answer in answers.items() if answer}

@@ -11,20 +11,25 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-SYSTEMCTL = """
-case $1 in
-  show) read -r process <process; echo $process ;;
-  kill) if [ -e awake ]; then /bin/rm awake; else touch awake; fi ;;
-  restart) echo 8 >process; touch awake ;;
-esac
-"""
-#: Each program that changes something is a step: at its turn it kills who has called it, before or after its work.
-STEP = """#!/bin/bash
-cd "$STATE"
-read -r left <steps; echo $((left - 1)) >steps
-if [ "$left" = 0 ] && [ ! -e after ]; then kill -KILL $PPID; exit; fi
-%s
-if [ "$left" = 0 ]; then kill -KILL $PPID; fi
+#: Stand for programs. Each is a step of the script: at its turn it kills the script, before or after its work.
+PROGRAMS = """
+step() {
+  local left
+  read -r left <"$STATE/steps"; echo $((left - 1)) >"$STATE/steps"
+  if [ "$left" = 0 ] && [ ! -e "$STATE/after" ]; then kill -KILL $$; fi
+  "$@"
+  if [ "$left" = 0 ]; then kill -KILL $$; fi
+}
+ask() {
+  case $1 in
+    show) cat "$STATE/process" ;;
+    kill) if [ -e "$STATE/awake" ]; then command rm "$STATE/awake"; else : >"$STATE/awake"; fi ;;
+    restart) echo 8 >"$STATE/process"; : >"$STATE/awake" ;;
+  esac
+}
+systemctl() { step ask "$@"; }
+mv() { step command mv "$@"; }
+rm() { step command rm "$@"; }
 """
 
 
@@ -33,9 +38,7 @@ class Web:
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.program, self.folder, self.mark = root / "playbooks/files/pause-web", folder, folder / "mark"
-        for name, does in (("systemctl", SYSTEMCTL), ("mv", '/bin/mv "$@"'), ("rm", '/bin/rm "$@"')):
-            (folder / name).write_text(STEP % does)
-            (folder / name).chmod(0o755)
+        (folder / "programs").write_text(PROGRAMS)
         self.starts_as(7)
 
     def starts_as(self, process: int) -> None:
@@ -52,8 +55,12 @@ class Web:
         (self.folder / "after").unlink(missing_ok=True)
         if after:
             (self.folder / "after").touch()
-        path = f"{self.folder}:{os.environ['PATH']}"
-        environment = {"PATH": path, "STATE": str(self.folder), "PAUSE_WEB_MARK": str(self.mark)}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "BASH_ENV": str(self.folder / "programs"),
+            "STATE": str(self.folder),
+            "PAUSE_WEB_MARK": str(self.mark),
+        }
         return subprocess.run(
             ["bash", self.program, verb], env=environment, capture_output=True, text=True, check=False
         )

@@ -203,7 +203,8 @@ def test_a_file_is_older_than_what_its_handlers_did(witnesses: list[str], ages: 
 
 
 def test_a_service_that_runs_is_asked_what_it_has_not_taken_over() -> None:
-    states = {"a.service": replace(RUNS, since=100), "b.service": UnitState(loaded=True)}
+    starting = replace(RUNS, active="activating")
+    states = {"a.service": replace(RUNS, since=100), "b.service": UnitState(loaded=True), "d.service": starting}
     said = {"waits": "max_connections\nport\n", "done": "\n", "fails": ""}
     asked: list[str] = []
 
@@ -218,6 +219,7 @@ def test_a_service_that_runs_is_asked_what_it_has_not_taken_over() -> None:
             "/fails": (["a.service"], ["fails"]),
             "/stopped": (["a.service", "b.service"], ["waits"]),
             "/unknown": (["c.service"], ["waits"]),
+            "/starting": (["d.service"], ["waits"]),
         },
         states,
         ask,
