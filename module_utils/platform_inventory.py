@@ -24,6 +24,7 @@ from typing import Any, Final
 from zoneinfo import available_timezones
 
 from .platform_gpu import GPU_RULES, cuda_of_driver
+from .platform_networks import NETWORK_RULES
 from .platform_problems import (
     EVERY_HOST,
     THE_INVENTORY,
@@ -546,7 +547,9 @@ _SIZES = (
     _Size(re.compile(r"^escriptorium_import_patience_seconds$"), 0, 86400, "seconds"),
     _Size(re.compile(r"^escriptorium_import_requests_per_host$"), 0, 100, "requests"),
     _Size(re.compile(r"^escriptorium_trainings_(running_)?per_user$"), 0, 1000, "trainings"),
-    _Size(re.compile(r"upload\w*_mib$"), 1, 1024 * 1024, "MiB"),
+    _Size(re.compile(r"(archive|upload)\w*_mib$"), 1, 1024 * 1024, "MiB"),
+    _Size(re.compile(r"^escriptorium_archive_max_files$"), 1, 1000000, "files"),
+    _Size(re.compile(r"^nginx_media_answer_seconds$"), 1, 3600, "seconds"),
     _Size(re.compile(r"_(mb|mib|gb|gib)$"), 1, 1024 * 1024 * 1024, "units as the name says"),
     _Size(
         re.compile(r"(processes|workers|threads|batch_size|max_connections|keep_releases|releases_kept)$"),
@@ -823,6 +826,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     *QUEUE_RULES,
     *GPU_RULES,
     *STORAGE_RULES,
+    *NETWORK_RULES,
     rule_weak_secrets,
     rule_one_line,
     rule_placeholders,

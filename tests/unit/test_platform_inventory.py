@@ -44,6 +44,8 @@ ROLE_VARIABLES = (
     Variable("postgresql_buffers_mb", "int", "", default=0, has_default=True),
     Variable("celery_worker_overrides", "dict", "", default={}, has_default=True),
     Variable("escriptorium_allowed_hosts", "list", "", elements="str", default=[], has_default=True),
+    Variable("escriptorium_import_internal_networks", "list", "", elements="str", default=[], has_default=True),
+    Variable("nginx_media_open_networks", "list", "", elements="str", default=[], has_default=True),
     Variable("postgresql_database", "str", "", default="escriptorium", has_default=True),
     Variable("nginx_tls_note", "str", "", default="", has_default=True),
     Variable("celery_environment", "dict", "", default={}, has_default=True),
@@ -198,6 +200,32 @@ def test_wrong_network(network: str, mend: str) -> None:
     problem = only(problems({"site_private_network": network}))
     assert problem.host == EVERY_HOST
     assert problem.mend.startswith(mend)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "wanted", "mend"),
+    [
+        ("nginx_media_open_networks", "10.20.0.7/16", "a network", "write 10.20.0.0/16"),
+        ("nginx_media_open_networks", "all; } ", "a network", "write the network's address"),
+        ("nginx_media_open_networks", "0.0.0.0/0", "a prefix length from 8", "name the networks"),
+        ("nginx_media_open_networks", "::/0", "a prefix length from 19", "name the networks"),
+        ("escriptorium_import_internal_networks", "library.example.org", "a network", "write the network's address"),
+        ("escriptorium_import_internal_networks", "169.254.169.254/32", "no address of a host itself", "name the"),
+        ("escriptorium_import_internal_networks", "127.0.0.1", "no address of a host itself", "name the"),
+        ("escriptorium_import_internal_networks", "fe80::/64", "no address of a host itself", "name the"),
+    ],
+)
+def test_networks_that_open_too_much(name: str, network: str, wanted: str, mend: str) -> None:
+    problem = only(problems({name: ["10.20.0.0/16", network]}))
+    assert (problem.host, problem.variable) == (EVERY_HOST, f"{name}[1]")
+    assert problem.wanted.startswith(wanted)
+    assert problem.mend.startswith(mend)
+
+
+@pytest.mark.parametrize("network", ["10.20.0.0/16", "10.20.30.40", "192.0.2.7/32", "2001:db8::/32"])
+def test_networks_that_are_sound(network: str) -> None:
+    given = {"nginx_media_open_networks": [network], "escriptorium_import_internal_networks": [network]}
+    assert problems(given) == []
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
