@@ -24,6 +24,7 @@ from typing import Any, Final
 from zoneinfo import available_timezones
 
 from .platform_gpu import GPU_RULES, cuda_of_driver
+from .platform_networks import NETWORK_RULES
 from .platform_problems import (
     EVERY_HOST,
     THE_INVENTORY,
@@ -320,37 +321,6 @@ def rule_distinct_addresses(inventory: Inventory, catalogue: Catalogue) -> Itera
             )
 
 
-def rule_lists_of_networks(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
-    """Refuse what is no network: nginx would not read its settings again, or the door would stand open to others."""
-    for name in ("nginx_admin_networks", "nginx_trusted_proxies"):
-        for host, value in given(inventory, name, list):
-            for index, text in enumerate(value):
-                path = f"{name}[{index}]"
-                try:
-                    network = ipaddress.ip_network(str(text))
-                except ValueError:
-                    yield Problem(
-                        host,
-                        path,
-                        _shown(path, text, catalogue),
-                        "a network or an address, e.g. 192.0.2.0/24",
-                        _nearest_network(text),
-                    )
-                    continue
-                if name == "nginx_trusted_proxies" and network.prefixlen < MIN_PREFIX_LENGTH:
-                    wanted = f"a prefix length from {MIN_PREFIX_LENGTH}"
-                    mend = "name your proxies only: who stands in it may claim any address"
-                    yield Problem(host, path, _shown(path, text, catalogue), wanted, mend)
-
-
-def _nearest_network(text: object) -> str:
-    """Return how to write a network whose address has bits beyond its prefix."""
-    try:
-        return f"write {ipaddress.ip_network(str(text), strict=False)}"
-    except ValueError:
-        return "write the network's address and its prefix length"
-
-
 # --- names of variables -----------------------------------------------------------------------------------------------
 
 
@@ -582,7 +552,9 @@ _SIZES = (
     _Size(re.compile(r"^escriptorium_admin_session_hours$"), 1, 336, "hours"),
     _Size(re.compile(r"^nginx_login_rate$"), 0, 1000, "logins in a minute"),
     _Size(re.compile(r"^nginx_login_burst$"), 0, 1000, "logins"),
-    _Size(re.compile(r"upload\w*_mib$"), 1, 1024 * 1024, "MiB"),
+    _Size(re.compile(r"(archive|upload)\w*_mib$"), 1, 1024 * 1024, "MiB"),
+    _Size(re.compile(r"^escriptorium_archive_max_files$"), 1, 1000000, "files"),
+    _Size(re.compile(r"^nginx_media_answer_seconds$"), 1, 3600, "seconds"),
     _Size(re.compile(r"_(mb|mib|gb|gib)$"), 1, 1024 * 1024 * 1024, "units as the name says"),
     _Size(
         re.compile(r"(processes|workers|threads|batch_size|max_connections|keep_releases|releases_kept)$"),
@@ -847,7 +819,6 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_private_network,
     rule_private_addresses,
     rule_distinct_addresses,
-    rule_lists_of_networks,
     rule_known_names,
     rule_derived_names,
     rule_required_names,
@@ -860,6 +831,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     *QUEUE_RULES,
     *GPU_RULES,
     *STORAGE_RULES,
+    *NETWORK_RULES,
     rule_weak_secrets,
     rule_one_line,
     rule_placeholders,

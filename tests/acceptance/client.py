@@ -210,13 +210,20 @@ class Client:
 
         :raises PlatformError: when it cannot be fetched.
         """
+        address = self._media(location)
+        answer = self.http.get(address, timeout=REQUEST_SECONDS)
+        if answer.status_code != 200:
+            raise PlatformError(f"GET {address}: {answer.status_code}")
+        return answer.content
+
+    def download_without_login(self, location: str) -> int:
+        """Ask for a file of the platform as somebody without an account does, and return the status."""
+        return requests.get(self._media(location), timeout=REQUEST_SECONDS, verify=self.http.verify).status_code
+
+    def _media(self, location: str) -> str:
         # Only the path: the API names the host that it was asked by, which need not be the public one.
         path = urlsplit(location).path
-        path = path if path.startswith("/") else f"/media/{path}"
-        answer = self.http.get(urljoin(self.base, path), timeout=REQUEST_SECONDS)
-        if answer.status_code != 200:
-            raise PlatformError(f"GET {path}: {answer.status_code}")
-        return answer.content
+        return urljoin(self.base, path if path.startswith("/") else f"/media/{path}")
 
     # --- Jobs ----------------------------------------------------------------------------------------------------
 

@@ -114,6 +114,7 @@ def test_the_default_password_does_not_work(account: Account) -> None:
 def test_an_uploaded_page_can_be_fetched(client: Client, page: Json, samples: Samples) -> None:
     with step("fetch the image back"):
         assert client.download(page["image"]["uri"]) == samples.image.read_bytes()
+        assert client.download_without_login(page["image"]["uri"]) == 401
 
 
 def test_a_page_is_segmented(client: Client, document: Json, page: Json) -> None:

@@ -156,6 +156,8 @@ def site(bench: Bench) -> Bench:
         "CLUSTER_IMPORT_REQUESTS_PER_HOST": "2",
         "CLUSTER_IMPORT_PATIENCE_SECONDS": "20",
         "CLUSTER_FETCH_TIMEOUT_SECONDS": "1",
+        # Where the servers of these tests are.
+        "CLUSTER_IMPORT_INTERNAL_NETWORKS": "127.0.0.1/32",
     }
     return bench
 
@@ -312,6 +314,27 @@ found.append(timed(requests.get, {server.url("/job?silent=1")!r}))
     for seconds, kind, _ in fetch(site, code):
         assert kind == "ReadTimeout"
         assert 0.9 <= seconds < 15
+
+
+def test_hosts_inside_are_refused_wherever_they_are_named(site: Bench, server: Seen) -> None:
+    code = f"""
+found = [timed(requests.get, "http://127.0.0.2:{server.port}/a"),
+         timed(requests.get, {server.url("/a?to=http%3A%2F%2F127.0.0.2%2Fb")!r})]
+job()
+found += [timed(requests.get, "http://169.254.169.254/latest/meta-data/"),
+          timed(requests.get, {server.url("/c?to=http%3A%2F%2F%5B%3A%3Affff%3A127.0.0.2%5D%2F")!r})]
+"""
+    for seconds, kind, text in fetch(site, code):
+        assert kind == "RefusedServerError", text
+        assert seconds < 10
+    assert len(server.requests) == 2
+
+
+def test_an_answer_to_a_web_process_ends(site: Bench, server: Seen) -> None:
+    """The whole answer of a server to a web process has 5 s, however it is sent."""
+    found = fetch(site, f"found = timed(requests.get, {server.url('/slow?seconds=9')!r})")
+    assert found[1] == "SlowServerError"
+    assert 4 <= found[0] < 9
 
 
 def test_a_web_process_does_not_wait(site: Bench, server: Seen) -> None:

@@ -9,10 +9,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ansible.module_utils
 import pytest
+from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader, init_plugin_loader
+from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +40,32 @@ def ansible_plugins() -> None:
     """Have Ansible find its own plugins, and the filters of this repository. Ansible minds a second time."""
     init_plugin_loader()
     filter_loader.add_directory(str(ROOT / "filter_plugins"))
+
+
+@pytest.fixture
+def resolve(root: Path) -> Callable[..., Any]:
+    """Resolve a template as a role would: ``resolve(role, text, variable=...)``, the rest as the role has it."""
+
+    def resolved(role: str, text: str, escape_backslashes: bool = True, **variables: Any) -> Any:
+        loader = DataLoader()
+        known: dict[str, Any] = {"ansible_managed": "", "ansible_facts": {"memtotal_mb": 65536}}
+        for file in (root / "roles" / role / part / "main.yml" for part in ("defaults", "vars")):
+            known |= loader.load_from_file(str(file), trusted_as_template=True) if file.is_file() else {}
+        templar = Templar(loader=loader, variables=known | variables)
+        return templar.template(trust_as_template(text), escape_backslashes=escape_backslashes)
+
+    return resolved
+
+
+@pytest.fixture
+def render(root: Path, resolve: Callable[..., Any]) -> Callable[..., str]:
+    """Render a file of a role's templates: ``render(role, template, variable=...)``."""
+
+    def rendered(role: str, template: str, **variables: Any) -> str:
+        text = (root / "roles" / role / "templates" / template).read_text()
+        return str(resolve(role, text, escape_backslashes=False, **variables))
+
+    return rendered
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,32 +20,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("ansible_plugins")
 
 DEBIAN = {"memtotal_mb": 65536, "distribution": "Debian", "distribution_major_version": "12"}
-
-
-@pytest.fixture
-def resolve(root: Path) -> Callable[..., Any]:
-    """Resolve a template as a role would: ``resolve(role, text, variable=...)``, the rest as the role has it."""
-
-    def resolved(role: str, text: str, escape_backslashes: bool = True, **variables: Any) -> Any:
-        loader = DataLoader()
-        known: dict[str, Any] = {"ansible_managed": "", "ansible_facts": {"memtotal_mb": 65536}}
-        for file in (root / "roles" / role / part / "main.yml" for part in ("defaults", "vars")):
-            known |= loader.load_from_file(str(file), trusted_as_template=True) if file.is_file() else {}
-        templar = Templar(loader=loader, variables=known | variables)
-        return templar.template(trust_as_template(text), escape_backslashes=escape_backslashes)
-
-    return resolved
-
-
-@pytest.fixture
-def render(root: Path, resolve: Callable[..., Any]) -> Callable[..., str]:
-    """Render a file of a role's templates: ``render(role, template, variable=...)``."""
-
-    def rendered(role: str, template: str, **variables: Any) -> str:
-        text = (root / "roles" / role / "templates" / template).read_text()
-        return str(resolve(role, text, escape_backslashes=False, **variables))
-
-    return rendered
 
 
 def settings(text: str, separator: str = " ") -> dict[str, str]:

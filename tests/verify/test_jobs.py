@@ -56,7 +56,7 @@ def test_uploaded_page_is_served(site: Site, database: Database) -> None:
     document, (part,) = site.api.document("upload")
     stored = database.rows(f"SELECT image FROM core_documentpart WHERE id = {part}")[0]["image"]
     assert stored.startswith(f"documents/{document}/")
-    reply = site.session().get(f"{site.base}/media/{stored}", timeout=30)
+    reply = site.api.session.get(f"{site.base}/media/{stored}", timeout=30)
     assert reply.status_code == 200
     assert reply.headers["Content-Type"] == "image/png"
 
@@ -74,6 +74,6 @@ def test_model_is_trained_through_the_gpu_queue(
     assert (host in inventory.compute, unit, others) == (True, "escriptorium-worker@gpu.service", [])
     model = database.rows("SELECT file, training FROM core_ocrmodel WHERE name = 'trained here'")[0]
     assert model["training"] is False
-    content = site.session().get(f"{site.base}/media/{model['file']}", timeout=30)
+    content = site.api.session.get(f"{site.base}/media/{model['file']}", timeout=30)
     assert content.status_code == 200
     assert content.content

@@ -245,14 +245,16 @@ def test_static_files_and_media_are_served_by_nginx(
     site: Site, connect: Callable[[str], Any], inventory: Inventory
 ) -> None:
     compute = connect(inventory.compute[0])
-    compute.check_output("runuser -u escriptorium -- sh -c 'echo shared > /srv/escriptorium/media/check.txt'")
-    reply = site.session().get(f"{site.base}/media/check.txt", timeout=REQUEST_TIMEOUT)
+    folder = "/srv/escriptorium/media/documents/999999"
+    compute.check_output(f"runuser -u escriptorium -- sh -c 'mkdir -p {folder} && echo shared > {folder}/check.txt'")
+    reply = site.api.session.get(f"{site.base}/media/documents/999999/check.txt", timeout=REQUEST_TIMEOUT)
     assert (reply.status_code, reply.text) == (200, "shared\n")
-    listing = site.session().get(f"{site.base}/media/", timeout=REQUEST_TIMEOUT)
-    assert listing.status_code in {403, 404}
+    for path in ("media/", "media/documents/", "media/documents/999999/"):
+        listing = site.api.session.get(f"{site.base}/{path}", timeout=REQUEST_TIMEOUT)
+        assert listing.status_code in {403, 404}
     static = site.session().get(f"{site.base}/static/rest_framework/css/default.css", timeout=REQUEST_TIMEOUT)
     assert static.status_code == 200
-    compute.check_output("rm /srv/escriptorium/media/check.txt")
+    compute.check_output(f"rm -r {folder}")
 
 
 def test_websocket_opens_through_nginx(site: Site) -> None:

@@ -185,7 +185,7 @@ def test_an_answer_that_breaks_off_is_one_that_upstream_repeats(site: Site) -> N
     broken = response()
     broken.iter_content = breaks  # type: ignore[assignment]
     with pytest.raises(requests.exceptions.ConnectionError):
-        site.module.read_whole(broken, lambda: None)
+        site.module.read_whole(broken, lambda: None, 1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def dripping(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     """Run servers that drip; the process sends its requests as a host does, with short times."""
     monkeypatch.setattr(requests.sessions, "HTTPAdapter", requests.sessions.HTTPAdapter)
     monkeypatch.setattr(urllib3.connection.HTTPConnection, "response_class", http.client.HTTPResponse)
-    site.module.install(2, 60.0, SILENCE, "agent", "redis://")
+    site.module.install(2, 60.0, SILENCE, "agent", "redis://", internal=["127.0.0.0/8"])
     monkeypatch.setattr(site.module.Adapter.policy, "_redis", lambda: site.redis)
     servers: list[socket.socket] = []
 
@@ -292,7 +292,10 @@ def test_an_import_ends_where_a_server_drips(
 
 
 @pytest.mark.parametrize("how", DRIPS)
-@pytest.mark.parametrize("name", ["image.jpg", "page.xsd"])
+@pytest.mark.parametrize(
+    ("name", "task", "bound"),
+    [("image.jpg", None, "WEB_SECONDS"), ("page.xsd", None, "WEB_SECONDS"), ("page.xsd", IMPORT, "SHORT_SECONDS")],
+)
 def test_others_wait_for_a_server_that_drips_for_less(  # noqa: PLR0917 - fixtures and a table
     site: Site,
     load: Callable[[str], Any],
@@ -300,12 +303,14 @@ def test_others_wait_for_a_server_that_drips_for_less(  # noqa: PLR0917 - fixtur
     dripping: Callable[[str], str],
     how: str,
     name: str,
+    task: str | None,
+    bound: str,
 ) -> None:
     """A web process, where somebody waits, and the schema of an import, which it can do without."""
-    load("celery").current_task = SimpleNamespace(name=IMPORT) if name.endswith(".xsd") else None
-    monkeypatch.setattr(site.module, "SHORT_SECONDS", WHOLE)
+    load("celery").current_task = SimpleNamespace(name=task) if task else None
+    monkeypatch.setattr(site.module, bound, WHOLE)
     began = time.monotonic()
-    with pytest.raises((requests.exceptions.ConnectionError, requests.exceptions.ReadTimeout)):
+    with pytest.raises(site.module.SlowServerError):
         requests.get(dripping(how).replace("image.jpg", name), timeout=SILENCE)
     assert WHOLE <= time.monotonic() - began < DRIPPING / 2
 
@@ -343,17 +348,17 @@ def sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(given[3])
         return response()
 
-    def by(name: str) -> Callable[..., requests.Response]:
-        def go(_: Any, __: Any, send: Callable[[], requests.Response]) -> requests.Response:
+    def by(name: str, **how: bool) -> Callable[..., requests.Response]:
+        def go(_: Any, __: Any, send: Callable[..., requests.Response]) -> requests.Response:
             found.append(name)
-            return send()
+            return send(**how)
 
         return go
 
     monkeypatch.setattr(requests.sessions, "HTTPAdapter", requests.sessions.HTTPAdapter)
     monkeypatch.setattr(urllib3.connection.HTTPConnection, "response_class", http.client.HTTPResponse)
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", plainly)
-    monkeypatch.setattr(site.module.Policy, "politely", by("politely"))
+    monkeypatch.setattr(site.module.Policy, "politely", by("politely", whole=True))
     monkeypatch.setattr(site.module.Policy, "schema", by("schema"))
     site.module.install(2, 60.0, 30.0, "agent", "redis://")
     return found
@@ -365,6 +370,7 @@ def sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (IMPORT, PAGE, None, ["politely", (10.0, 30.0)]),
         ("core.tasks.train", PAGE, None, [(10.0, 30.0)]),
         (None, PAGE, 5, [5]),
+        (None, PAGE, None, [(5.0, 5.0)]),
         (IMPORT, SCHEMA, None, ["schema", (10.0, 30.0)]),
     ],
 )

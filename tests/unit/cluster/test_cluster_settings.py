@@ -19,6 +19,7 @@ UPSTREAM: dict[str, Any] = {
     "REPORTING_TASKS_BLACKLIST": ["core.tasks.hidden"],
     "CELERY_TASK_ROUTES": ROUTES,
     "DEFAULT_FROM_EMAIL": "htr@example.org",
+    "IMPORT_ALLOWED_DOMAINS": ["iiif.example.org"],
     "DEBUG": True,
     "ALLOWED_HOSTS": ["*"],
     "LANGUAGE_CODE": "fr",
@@ -130,6 +131,24 @@ def test_the_web_side_is_closed(settings: Callable[..., Any]) -> None:
     assert "mail_admins" not in str(found.LOGGING)
 
 
+def test_uploads_are_looked_at_before_upstream_opens_them(settings: Callable[..., Any]) -> None:
+    found = settings(CLUSTER_ARCHIVE_MAX_MIB="7", CLUSTER_ARCHIVE_MAX_FILES="8")
+    assert found.FILE_UPLOAD_HANDLERS == ["escriptorium_cluster.uploads.CheckedUploadHandler"]
+    assert (found.CLUSTER_ARCHIVE_MAX_MIB, found.CLUSTER_ARCHIVE_MAX_FILES) == (7, 8)
+
+
+def test_requests_go_where_the_site_says(settings: Callable[..., Any]) -> None:
+    variables = {"IMPORT_INTERNAL_NETWORKS": "10.20.30.40/32, fd00::/64", "IMPORT_REFUSED_NETWORKS": "10.10.0.0/24"}
+    found = settings(CLUSTER_UPLOAD_MAX_MIB="2", **{f"CLUSTER_{name}": text for name, text in variables.items()})
+    wanted = {
+        "internal": ("10.20.30.40/32", "fd00::/64"),
+        "refused": ("10.10.0.0/24",),
+        "domains": ["iiif.example.org"],
+        "largest": 2 << 20,
+    }
+    assert {name: found.CLUSTER_FETCHING[name] for name in wanted} == wanted
+
+
 @pytest.mark.parametrize(
     ("bound", "middleware"), [("0", []), ("3", ["escriptorium_cluster.requests_bound.TrainingsBound"])]
 )
@@ -175,14 +194,17 @@ def test_mail(settings: Callable[..., Any], security: str, tls: bool, ssl: bool)
     assert (tls, ssl) == (found.EMAIL_USE_TLS, found.EMAIL_USE_SSL)
 
 
-def test_own_pages_come_before_upstreams_addresses(load: Callable[[str], Any]) -> None:
+def test_own_addresses_come_before_upstreams(load: Callable[[str], Any]) -> None:
     load("django.urls").path = lambda route, view, name: (route, view, name)
     load("escriptorium.urls").urlpatterns = ["everything else"]
     load("django.contrib.auth.views").LogoutView = type("LogoutView", (), {"as_view": classmethod(lambda kind: kind)})
-    health = load("escriptorium_cluster.health").health
+    health, media = load("escriptorium_cluster.health").health, load("escriptorium_cluster.media").media
     out = load("escriptorium_cluster.logins").LogOut
-    patterns = load("escriptorium_cluster.urls").urlpatterns
-    assert patterns == [("health/", health, "cluster-health"), ("logout/", out, "logout"), "everything else"]
+    urls = load("escriptorium_cluster.urls")
+    own = [("health/", health, "cluster-health"), ("_media", media, "cluster-media"), ("logout/", out, "logout")]
+    assert urls.urlpatterns == [*own, "everything else"]
+    module, _, name = urls.handler400.rpartition(".")
+    assert callable(getattr(load(module), name)), "what says why an upload is refused"
 
 
 @pytest.fixture

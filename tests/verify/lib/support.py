@@ -289,7 +289,7 @@ class Site:
         """The administrator's password, from the secrets of the inventory."""
         return str(self.inventory.value("secret_admin_password"))
 
-    def log_in(self, password: str | None = None) -> tuple[requests.Session, requests.Response]:
+    def log_in(self, password: str | None = None, user: str = "admin") -> tuple[requests.Session, requests.Response]:
         """Fill in the login form; answers the session and the reply to the form."""
         session = self.session()
         page = session.get(f"{self.base}/login/", timeout=REQUEST_TIMEOUT)
@@ -297,7 +297,7 @@ class Site:
         reply = session.post(
             f"{self.base}/login/",
             data={
-                "username": "admin",
+                "username": user,
                 "password": self.password if password is None else password,
                 "csrfmiddlewaretoken": session.cookies["csrftoken"],
             },

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
+from escriptorium_cluster.address_rules import networks
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -123,8 +125,12 @@ class ClusterConfig:
     import_requests_per_host: int
     import_patience_seconds: int
     fetch_timeout_seconds: int
+    import_internal_networks: tuple[str, ...]
+    import_refused_networks: tuple[str, ...]
     site: str
     upload_max_mib: int
+    archive_max_mib: int
+    archive_max_files: int
     training_batch_size: int
     training_precision: str
     gpu_cost: float
@@ -245,6 +251,16 @@ class _Reader:
         known = [queue for queue in QUEUES if queue != HELD_QUEUE]
         return self.parsed(name, (), parse, "queues of " + ", ".join(known))
 
+    def networks(self, name: str) -> tuple[str, ...]:
+        """Return a comma separated list of networks in CIDR notation, none by default."""
+
+        def parse(raw: str) -> tuple[str, ...]:
+            words = tuple(part.strip() for part in raw.split(",") if part.strip())
+            networks(words)
+            return words
+
+        return self.parsed(name, (), parse, "networks as 10.10.0.0/24")
+
     def directory(self, name: str) -> str:
         """Return an absolute path (whether it exists is asked by ``wait``, not here)."""
         value = self.text(name)
@@ -350,8 +366,12 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         import_requests_per_host=read.integer("CLUSTER_IMPORT_REQUESTS_PER_HOST", 2, 0, 100),
         import_patience_seconds=read.integer("CLUSTER_IMPORT_PATIENCE_SECONDS", 600, 0, 86400),
         fetch_timeout_seconds=read.integer("CLUSTER_FETCH_TIMEOUT_SECONDS", 60, 1, 90),
+        import_internal_networks=read.networks("CLUSTER_IMPORT_INTERNAL_NETWORKS"),
+        import_refused_networks=read.networks("CLUSTER_IMPORT_REFUSED_NETWORKS"),
         site=read.text("DOMAIN", "localhost"),
         upload_max_mib=read.integer("CLUSTER_UPLOAD_MAX_MIB", 150, 1, 102400),
+        archive_max_mib=read.integer("CLUSTER_ARCHIVE_MAX_MIB", 2048, 1, 1048576),
+        archive_max_files=read.integer("CLUSTER_ARCHIVE_MAX_FILES", 10000, 1, 1000000),
         training_batch_size=read.integer("CLUSTER_TRAINING_BATCH_SIZE", 1, 1, 1024),
         training_precision=read.choice("CLUSTER_TRAINING_PRECISION", "32", PRECISIONS),
         gpu_cost=read.parsed("CLUSTER_GPU_COST", 1.0, _cost, "a number that is not negative"),

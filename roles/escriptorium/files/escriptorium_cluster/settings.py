@@ -62,6 +62,10 @@ CLUSTER_ADMIN_SESSION_HOURS = _config.admin_session_hours
 # --- Uploads -----------------------------------------------------------------------------------------------------
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = _config.upload_max_mib * 1024 * 1024
+# Upstream's handler (a file on the disk for each upload), and a look at archives and models before its code opens them.
+FILE_UPLOAD_HANDLERS = ["escriptorium_cluster.uploads.CheckedUploadHandler"]
+CLUSTER_ARCHIVE_MAX_MIB = _config.archive_max_mib
+CLUSTER_ARCHIVE_MAX_FILES = _config.archive_max_files
 
 # --- Files -------------------------------------------------------------------------------------------------------
 
@@ -174,6 +178,11 @@ CLUSTER_FETCHING: dict[str, Any] = {
     "silence": _config.fetch_timeout_seconds,
     "agent": f"eScriptorium (+https://{_config.site})",
     "redis_url": _config.broker.url(1),
+    # A file of an import may be as large as one that somebody uploads.
+    "largest": _config.upload_max_mib * 1024 * 1024,
+    "domains": upstream.IMPORT_ALLOWED_DOMAINS,
+    "internal": _config.import_internal_networks,
+    "refused": _config.import_refused_networks,
 }
 
 # --- Training ----------------------------------------------------------------------------------------------------

@@ -502,7 +502,10 @@ class ImportSerializer(ProcessSerializer):
         """Read the file once before it goes to the queue, as the real one does."""
         if attrs["mode"] == "iiif" and "iiif_uri" in attrs:
             # Without a time limit, as the real one.
-            content = requests.get(attrs["iiif_uri"]).content
+            try:
+                content = requests.get(attrs["iiif_uri"]).content
+            except requests.exceptions.RequestException as error:
+                raise serializers.ValidationError("The document is unreachable, or the host timed out.") from error
             self.total = len(json.loads(content)["sequences"][0]["canvases"])
             return {**attrs, "upload_file": ContentFile(content, name="iiif_manifest.json")}
         if attrs["mode"] != "xml":

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.text import slugify
 
@@ -73,8 +74,25 @@ class Project(models.Model):
         super().save(*args, **kwargs)
 
 
+class DocumentManager(models.Manager):
+    """Documents, and those that somebody may see."""
+
+    def for_user(self, user: Any) -> models.QuerySet:
+        """Return what a user owns, in person or by the project, and what is shared with the user or a team."""
+        return self.filter(
+            Q(owner=user)
+            | Q(project__owner=user)
+            | Q(project__shared_with_users=user)
+            | Q(project__shared_with_groups__user=user)
+            | Q(shared_with_users=user)
+            | Q(shared_with_groups__user=user)
+        ).distinct()
+
+
 class Document(models.Model):
     """A set of pages."""
+
+    objects = DocumentManager()
 
     name = models.CharField(max_length=512)
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="documents")
@@ -324,3 +342,14 @@ class OcrModelDocument(models.Model):
 
     class Meta:
         unique_together = ["document", "ocr_model"]
+
+
+class OcrModelRight(models.Model):
+    """Who may use a model that is somebody else's: a user or a team."""
+
+    ocr_model = models.ForeignKey(OcrModel, on_delete=models.CASCADE, related_name="ocr_model_rights")
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="ocr_model_rights", null=True, blank=True)
+    group = models.ForeignKey(
+        "auth.Group", on_delete=models.CASCADE, related_name="ocr_model_rights", null=True, blank=True
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
