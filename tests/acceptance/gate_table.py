@@ -475,7 +475,7 @@ def wrong_grants(world: World, *, stand_in: bool) -> list[str]:
             if who in case.asked:
                 answer = world.send(case, who)
                 if not granted(case, answer):
-                    text = answer.text[:200]
+                    text = " ".join(answer.text.split())[:200]
                     wrong.append(f"{who} may not {case.name}: {case.method} {case.path}: {answer.status_code} {text}")
     return wrong
 

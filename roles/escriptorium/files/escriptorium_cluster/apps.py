@@ -16,7 +16,7 @@ class ClusterConfig(AppConfig):
         from celery import current_app
         from django.conf import settings
 
-        from escriptorium_cluster import again, fetching, training_slots, watchdog
+        from escriptorium_cluster import again, api_keys, fetching, training_slots, watchdog
         from escriptorium_cluster.overflow import install
 
         if settings.CLUSTER_OVERFLOW_QUEUES:
@@ -25,4 +25,5 @@ class ClusterConfig(AppConfig):
         # After it: the last one to come stands first before a job, and a cancelled one takes no slot.
         again.install(current_app)
         fetching.install(**settings.CLUSTER_FETCHING)
+        api_keys.install()
         watchdog.install(current_app, os.environ, os.getpid())

@@ -80,5 +80,5 @@ def carries_key(data: Any) -> bool:
 
 def name_of_key(name: str) -> bool:
     """Whether a name is one of those that carry keys: ``document``, ``part_pk``, ``pk``."""
-    last = re.split(r"[.\-\[\]]+", name.lower().rstrip("]"))[-1]
-    return last in _NAMES or last.endswith(_ENDS)
+    words = re.findall(r"\w+", name.lower())
+    return bool(words) and (words[-1] in _NAMES or words[-1].endswith(_ENDS))
