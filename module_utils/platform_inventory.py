@@ -767,7 +767,11 @@ def rule_gate_views(inventory: Inventory, catalogue: Catalogue) -> Iterator[Prob
             if strange or not _GATE_VIEW.fullmatch(entry):
                 path = f"escriptorium_gate_views[{index}]"
                 wanted = "a view, then KEY=RIGHT for each part of its address"
-                mend = f"the rights are {', '.join(GATE_RIGHTS)}" if strange else "write it like our_app.views.Crop pk=part"
+                mend = (
+                    f"the rights are {', '.join(GATE_RIGHTS)}"
+                    if strange
+                    else "write it like our_app.views.Crop pk=part"
+                )
                 yield Problem(host, path, _shown(path, entry, catalogue), wanted, mend)
 
 

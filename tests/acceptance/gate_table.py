@@ -1,7 +1,8 @@
 """Who may do what: one table, asked over HTTP of whatever site runs, and the world of accounts and texts it is about.
 
-``SETUP`` and ``STATE`` are code for ``manage.py shell``, on eScriptorium 05d3a0d4 and on the stand-in alike; each prints
-one line of JSON. ``CASES`` says for each request who may; all others are to be refused, and nothing may change by it.
+``SETUP`` and ``STATE`` are code for ``manage.py shell``, on eScriptorium 05d3a0d4 and on the stand-in alike; each
+prints one line of JSON. ``CASES`` says for each request who may; all others are to be refused, and nothing may change
+by it.
 """
 
 from __future__ import annotations
@@ -13,33 +14,46 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 import requests
-from client import REQUEST_SECONDS, Account, Client
+from client import REQUEST_SECONDS, PlatformError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 #: Those who ask. ``reader`` has the document shared by name, ``member`` by a team, ``partner`` the whole project;
 #: ``staff`` is of the staff and no superuser, ``nobody`` is not logged in.
 PEOPLE = ("stranger", "nobody", "staff", "reader", "member", "partner", "owner")
 #: Those with whom the document is shared, and whose it is.
 HOLDERS = ("reader", "member", "partner", "owner")
-PASSWORD = "a-gate-of-seven-bars"  # noqa: S105 - of accounts that the test makes
+PASSWORD = "a-gate-of-seven-bars"
 #: What nobody else may read, in every text of the owner's.
-SECRET = "hortus conclusus"  # noqa: S105 - a text
+SECRET = "hortus conclusus"
 
-SETUP = f"""
-import io, json
+#: Takes the world away again; prints nothing of interest.
+CLEAN = """
 from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
+get = apps.get_model
+mine = {"owner__username__startswith": "gate-"}
+for part in get("core", "DocumentPart").objects.filter(document__owner__username__startswith="gate-"):
+    part.image.delete(save=False)
+get("core", "Document").objects.filter(**mine).delete()
+get("core", "Project").objects.filter(**mine).delete()
+get("core", "OcrModel").objects.filter(**mine).delete()
+get("core", "LineType").objects.filter(name__startswith="gate").delete()
+get("core", "Metadata").objects.filter(name__startswith="gate").delete()
+Group.objects.filter(name__startswith="gate-").delete()
+get_user_model().objects.filter(username__startswith="gate-").delete()
+"""
+
+SETUP = f"""{CLEAN}
+import io, json
 from django.core.files.base import ContentFile
 from PIL import Image
 from rest_framework.authtoken.models import Token
-get = apps.get_model
 User = get_user_model()
 world = {{}}
 people = {{}}
-User.objects.filter(username__startswith="gate-").delete()
 for name in {[*PEOPLE, "superuser", "other"]!r}:
     if name != "nobody":
         user = people[name] = User.objects.create_user("gate-" + name, "gate-" + name + "@htr.test", {PASSWORD!r})
@@ -47,7 +61,6 @@ for name in {[*PEOPLE, "superuser", "other"]!r}:
         world["token_" + name] = Token.objects.create(user=user).key
 User.objects.filter(username="gate-staff").update(is_staff=True)
 User.objects.filter(username="gate-superuser").update(is_staff=True, is_superuser=True)
-Group.objects.filter(name__startswith="gate-").delete()
 team = Group.objects.create(name="gate-team")
 get("users", "GroupOwner").objects.create(group=team, owner=people["owner"])
 team.user_set.add(people["owner"], people["member"])
@@ -105,15 +118,14 @@ world["new_tag"] = [
     get("core", "DocumentTag").objects.create(name=f"gate-tag-{{number}}", project=document.project).pk
     for number in range(4)
 ]
-key = get("core", "Metadata").objects.create(name="gate-key") if not get("core", "Metadata").objects.filter(
-    name="gate-key"
-).exists() else get("core", "Metadata").objects.get(name="gate-key")
+key = get("core", "Metadata").objects.create(name="gate-key")
 world["said"] = get("core", "DocumentMetadata").objects.create(document=document, key=key, value={SECRET!r}).pk
 strange = get("core", "DocumentMetadata").objects.create(document_id=theirs["document"], key=key, value="mine")
 world["stranger_said"] = strange.pk
 Model = get("core", "OcrModel")
 world["model"] = Model.objects.create(name="gate model", owner=people["owner"], job=2, file_size=0).pk
-world["public_model"] = Model.objects.create(name="gate public", owner=people["owner"], job=2, file_size=0, public=True).pk
+public = Model.objects.create(name="gate public", owner=people["owner"], job=2, file_size=0, public=True)
+world["public_model"] = public.pk
 world["segmenter"] = Model.objects.create(name="gate segmenter", owner=people["owner"], job=1, file_size=0).pk
 right = get("core", "OcrModelRight").objects.create(ocr_model_id=world["model"], user=people["reader"])
 world["right"] = right.pk
@@ -128,6 +140,11 @@ world["line_type"] = kind.pk
 public = get("core", "LineType").objects.create(name="gate public type", public=True)
 world["public_line_type"] = public.pk
 get("core", "Document").objects.get(pk=theirs["document"]).valid_line_types.add(public)
+try:
+    taxonomy = get("core", "AnnotationTaxonomy").objects.create(document=document, name="gate", marker_type=1)
+    world["taxonomy"] = taxonomy.pk
+except LookupError:
+    pass
 print(json.dumps(world))
 """
 
@@ -216,7 +233,8 @@ CASES: tuple[Case, ...] = (
     rest("read a document", "GET", f"{DOCUMENT}/", HOLDERS),
     rest("rename a document", "PATCH", f"{DOCUMENT}/", HOLDERS, {"name": "gate"}),
     rest("share a document", "POST", f"{DOCUMENT}/share/", OWNER, {"user": "gate-reader"}),
-    rest("delete a document", "DELETE", "documents/$new_document/", OWNER, asked=("stranger", "nobody", "partner", "owner")),
+    rest("delete a document", "DELETE", "documents/$new_document/", OWNER,
+         asked=("stranger", "nobody", "partner", "owner")),
     rest("read a document that one was not given", "GET", "documents/$hidden/", ("partner", "owner")),
     rest("move pages", "POST", f"{DOCUMENT}/bulk_move_parts/", HOLDERS, {"parts": ["$part"], "index": 0}),
     rest("list pages", "GET", f"{DOCUMENT}/parts/", HOLDERS),
@@ -237,7 +255,11 @@ CASES: tuple[Case, ...] = (
     rest("read statistics", "GET", f"{DOCUMENT}/stats/", HOLDERS, stand_in=False),
     rest("read statistics of a layer", "GET", f"{DOCUMENT}/transcriptions/$layer/stats/", HOLDERS, stand_in=False),
     rest("make an annotation's component", "POST", f"{DOCUMENT}/taxonomies/components/", HOLDERS,
-         {"name": "c", "allowed_values": ["a"]}, stand_in=False),
+         {"name": "$who", "allowed_values": ["a"]}, stand_in=False),
+    rest("note on an image", "POST", f"{PART}/annotations/image/", HOLDERS,
+         {"part": "$part", "taxonomy": "$taxonomy", "components": [], "coordinates": [[1, 1]]}, stand_in=False),
+    rest("note on another's image", "POST", f"{OWN}/annotations/image/", (),
+         {"part": "$part", "taxonomy": "$taxonomy", "components": [], "coordinates": [[1, 1]]}, stand_in=False),
     rest("use a type of another's document", "PATCH", "documents/$stranger_document/modify_ontology/", (),
          {"valid_line_types": ["$line_type"]}, asked=("stranger",)),
     # --- with whose model ----------------------------------------------------------------------------------------
@@ -330,9 +352,11 @@ CASES: tuple[Case, ...] = (
     rest("rename a model", "PATCH", "models/$model/", OWNER, {"name": "gate model"}),
     rest("cancel a model's training", "POST", "models/$model/cancel_training/", OWNER, {}, reached=(400,)),
     rest("delete a model", "DELETE", "models/$new_model/", OWNER),
-    page("cancel a model's training, as the page does", "POST", "model/$model/cancel_training/", OWNER, {}),
+    page("cancel a model's training, as the page does", "POST", "model/$model/cancel_training/", OWNER, {},
+         reached=(400,)),
     page("end a right to a model", "POST", "model/$stranger_model/right/$right/delete/", (), {}, asked=("stranger",)),
-    page("give a right to a model", "POST", "model/$model/rights/", (), {"user": "$stranger"}, asked=("stranger", "reader")),
+    page("give a right to a model", "POST", "model/$model/rights/", (), {"user": "$stranger"},
+         asked=("stranger", "reader")),
     # --- types ---------------------------------------------------------------------------------------------------
     rest("rename a type of others", "PATCH", "types/line/$line_type/", HOLDERS, {"name": "gate type"}),
     rest("rename a type of all", "PATCH", "types/line/$public_line_type/", (), {"name": "mine"}),
@@ -376,11 +400,16 @@ CASES: tuple[Case, ...] = (
 
 @dataclass
 class World:
-    """A site with the accounts and objects of ``SETUP``."""
+    """A site with the accounts and objects of ``SETUP``.
+
+    :param url: where requests go to; ``origin`` is what browsers call the site, where that is another name.
+    :param fresh: gives a session that trusts the site and is nobody's.
+    """
 
     url: str
     found: dict[str, Any]
-    ca: str = ""
+    fresh: Callable[[], requests.Session] = requests.Session
+    origin: str = ""
     #: Whether what is asked for is used up.
     takes: bool = False
     _sessions: dict[str, requests.Session] = field(default_factory=dict, repr=False)
@@ -408,31 +437,43 @@ class World:
             return self.value(template[1:], who)
         return re.sub(r"\$(\w+)", lambda match: str(self.value(match[1], who)), template)
 
+    def address(self, path: str) -> str:
+        """Return where a path is."""
+        return urljoin(self.url.rstrip("/") + "/", path)
+
     def session(self, who: str) -> requests.Session:
-        """Return a session of one of the people: logged in by the form, or of nobody."""
+        """Return a session of one of the people: logged in by the form, or of nobody.
+
+        :raises PlatformError: where the form does not let them in.
+        """
         if who not in self._sessions:
-            made = requests.Session()
+            made = self._sessions[who] = self.fresh()
             if who != "nobody":
-                made = Client(Account(self.url, f"gate-{who}", PASSWORD, self.ca)).log_in_with_form()
-            made.verify = self.ca or True
-            self._sessions[who] = made
+                login = self.address("login/")
+                made.get(login, timeout=REQUEST_SECONDS)
+                form = {"username": f"gate-{who}", "password": PASSWORD}
+                answer = self.submit(made, login, form)
+                if answer.status_code != 302:
+                    raise PlatformError(f"the login form answered {answer.status_code}")
         return self._sessions[who]
+
+    def submit(self, session: requests.Session, url: str, form: Mapping[str, Any]) -> requests.Response:
+        """Send a form as a browser does."""
+        data = {**form, "csrfmiddlewaretoken": session.cookies.get("csrftoken", "")}
+        headers = {"Referer": (self.origin or self.url).rstrip("/") + "/"}
+        return session.post(url, data=data, headers=headers, timeout=REQUEST_SECONDS, allow_redirects=False)
 
     def send(self, case: Case, who: str) -> requests.Response:
         """Send a case's request as one of the people."""
-        url = urljoin(self.url.rstrip("/") + "/", self.fill(case.path, who))
-        body = self.fill(case.body, who)
-        options: dict[str, Any] = {"timeout": REQUEST_SECONDS, "allow_redirects": False}
+        url, body = self.address(self.fill(case.path, who)), self.fill(case.body, who)
+        if case.page and case.method == "POST":
+            return self.submit(self.session(who), url, body)
         if case.page:
-            session = self.session(who)
-            if case.method == "POST":
-                token = session.cookies.get("csrftoken", "")
-                options |= {"data": {**body, "csrfmiddlewaretoken": token}, "headers": {"Referer": url}}
-            return session.request(case.method, url, **options)
-        headers = {}
-        if who != "nobody":
-            headers["Authorization"] = f"Token {self.found['token_' + who]}"
-        return requests.request(case.method, url, json=body, headers=headers, verify=self.ca or True, **options)
+            return self.session(who).get(url, timeout=REQUEST_SECONDS, allow_redirects=False)
+        headers = {} if who == "nobody" else {"Authorization": f"Token {self.found['token_' + who]}"}
+        with self.fresh() as session:
+            session.headers.update(headers)
+            return session.request(case.method, url, json=body, timeout=REQUEST_SECONDS, allow_redirects=False)
 
 
 def refused(answer: requests.Response) -> bool:

@@ -136,6 +136,26 @@ def test_a_form_is_read_as_the_view_reads_it(world: World) -> None:
     assert put.status_code == 403
 
 
+def test_one_key_of_ones_own_opens_no_other(world: World) -> None:
+    own = "documents/{stranger_document}/parts/{stranger_part}".format_map(world.found)
+    lines = [world.found["stranger_line"], world.found["line"]]
+    assert sent(world, "stranger", "POST", f"{own}/lines/merge/", json={"lines": lines}).status_code == 403
+
+
+def test_a_type_that_others_use_is_left_alone(bench: Bench, world: World) -> None:
+    kind = bench.shell(f"""
+import json
+from core.models import Document, LineType
+kind = LineType.objects.create(name="gate shared type")
+for document in Document.objects.filter(pk__in=[{world.found["document"]}, {world.found["stranger_document"]}]):
+    document.valid_line_types.add(kind)
+print(json.dumps(kind.pk))
+""")
+    for who in ("owner", "stranger"):
+        assert sent(world, who, "PATCH", f"types/line/{kind}/", json={"name": "mine"}).status_code == 403
+        assert sent(world, who, "DELETE", f"types/line/{kind}/").status_code == 403
+
+
 def test_a_page_can_still_be_uploaded(world: World) -> None:
     path = f"documents/{world.found['document']}/parts/"
     pixel = bytes.fromhex(
@@ -240,7 +260,11 @@ def padded(size: int) -> str:
 
 @pytest.mark.parametrize(
     ("message", "opcode"),
-    [(padded(66_000), websocket.ABNF.OPCODE_TEXT), ("x", websocket.ABNF.OPCODE_TEXT), (b"{}", websocket.ABNF.OPCODE_BINARY)],
+    [
+        (padded(66_000), websocket.ABNF.OPCODE_TEXT),
+        ("x", websocket.ABNF.OPCODE_TEXT),
+        (b"{}", websocket.ABNF.OPCODE_BINARY),
+    ],
 )
 def test_what_no_page_sends_ends_the_connection(world: World, sockets: str, message: Any, opcode: int) -> None:
     client = Client(Account(world.url, "", ""))

@@ -21,7 +21,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIBRARIES = frozenset(
-    "asgiref billiard celery channels daphne django escriptorium kombu psycopg2 redis rest_framework users".split()
+    {
+        "asgiref",
+        "billiard",
+        "celery",
+        "channels",
+        "daphne",
+        "django",
+        "escriptorium",
+        "kombu",
+        "psycopg2",
+        "redis",
+        "rest_framework",
+        "users",
+    }
 )
 #: Ends of names that stand for exceptions.
 EXCEPTIONS = ("Error", "Exception", "Ignore", "Reject", "Retry")

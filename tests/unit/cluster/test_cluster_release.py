@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import os
+import sys
 from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any

@@ -7,12 +7,11 @@ is upstream's own, and that a closed account's opens nothing is the REST framewo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime, timedelta
 
 
 class Key(NamedTuple):

@@ -25,9 +25,10 @@ SECONDS = 60.0
 KIND = "document"
 
 
-class GuardedConsumer(NotificationConsumer):  # type: ignore[misc] # upstream's
+class GuardedConsumer(NotificationConsumer):
     """One open page."""
 
+    room: str | None = None
     document: int | None = None
     asked = 0.0
 

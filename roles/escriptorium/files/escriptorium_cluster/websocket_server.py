@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FRAME_BYTES = MESSAGE_BYTES = 64 * 1024
 
 
-class BoundedServer(Server):  # type: ignore[misc] # has no types
+class BoundedServer(Server):
     """Closes a connection that sends more (status 1009)."""
 
     _factory: WebSocketFactory
@@ -34,7 +34,7 @@ class BoundedServer(Server):  # type: ignore[misc] # has no types
         self._factory = made
 
 
-class BoundedInterface(CommandLineInterface):  # type: ignore[misc] # has no types
+class BoundedInterface(CommandLineInterface):
     """Daphne's command line."""
 
     server_class: Any = BoundedServer

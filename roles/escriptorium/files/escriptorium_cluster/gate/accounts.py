@@ -7,12 +7,14 @@ makes one, or takes one's account over.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.utils import unquote
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: What each account changes of itself. The rest of what a form sends has to be as it is.
 OWN_FIELDS = frozenset({"first_name", "last_name", "legacy_mode"})
@@ -94,7 +96,7 @@ def _account_form_refusal(key: Any, form: Any) -> str:
     if any(form.get(name) and not getattr(target, name, False) for name in POWERS):
         return POWERFUL
     held = set(target.user_permissions.values_list("pk", flat=True)) if target else set()
-    if not {text for text in form.getlist("user_permissions")} <= {str(pk) for pk in held}:
+    if not set(form.getlist("user_permissions")) <= {str(pk) for pk in held}:
         return POWERFUL
     joined = [text for text in form.getlist("groups") if text.isascii() and text.isdigit()]
     powerful = Group.objects.filter(pk__in=joined, permissions__isnull=False)

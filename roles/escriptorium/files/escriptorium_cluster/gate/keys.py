@@ -9,11 +9,12 @@ from typing import Any
 #: A key as views take it. More than the digits of a BIGINT is none.
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 #: Names that carry keys, in views that the table does not know: whole ones, and ends.
-_NAMES = frozenset(
-    "id ids pk pks account accounts block blocks document documents file group groups key line lines model models owner"
-    " page pages part parts project projects region regions report slug tag tags task team teams token transcription"
-    " transcriptions user users username".split()
-)
+_NAMES = frozenset({
+    "id", "ids", "pk", "pks", "account", "accounts", "block", "blocks", "document", "documents", "file",
+    "group", "groups", "key", "line", "lines", "model", "models", "owner", "page", "pages", "part", "parts",
+    "project", "projects", "region", "regions", "report", "slug", "tag", "tags", "task", "team", "teams",
+    "token", "transcription", "transcriptions", "user", "users", "username",
+})  # fmt: skip
 _ENDS = ("_id", "_ids", "_pk", "_pks", "_slug")
 
 
@@ -24,8 +25,8 @@ class BadKeyError(ValueError):
 def number(value: object) -> int | None:
     """Return the number of a key; None where a key may be left out (``null``, and the empty field of a form).
 
-    :raises BadKeyError: for all else: Django and the REST framework read ``1_0``, ``true``, ``٥`` and ``5.9`` as numbers
-        too, and not all in the same way.
+    :raises BadKeyError: for all else: Django and the REST framework read ``1_0``, ``true``, ``5.9`` and the digits of
+        other scripts as numbers too, and not all in the same way.
     """
     if value is None or value == "":
         return None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
@@ -18,9 +17,13 @@ from escriptorium_cluster.gate.rights import RIGHTS, Scope
 from escriptorium_cluster.gate.rules import ASKED, Rule
 from escriptorium_cluster.gate.table import VIEWS
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
 logger = logging.getLogger(__name__)
 
 READING = ("GET", "HEAD", "OPTIONS")
+UNAUTHORIZED, NOT_FOUND = 401, 404
 #: Part of an address that says in which format the REST interface answers.
 FORMAT = "format"
 ADMINISTRATION = "admin"
@@ -37,7 +40,9 @@ class RefusedError(Exception):
 class LoginWantedError(Exception):
     """The request is nobody's; ``status`` and ``detail`` are those of the REST interface's answer."""
 
-    def __init__(self, detail: str = "Authentication credentials were not provided.", status: int = 401) -> None:
+    def __init__(
+        self, detail: str = "Authentication credentials were not provided.", status: int = UNAUTHORIZED
+    ) -> None:
         super().__init__(detail)
         self.detail, self.status = detail, status
 
@@ -86,17 +91,17 @@ class Gate:
             if not rest:
                 return redirect_to_login(request.get_full_path())
             answer = JsonResponse({"detail": wanted.detail}, status=wanted.status)
-            if wanted.status == 401:
+            if wanted.status == UNAUTHORIZED:
                 answer["WWW-Authenticate"] = "Token"
             return answer
         except RefusedError as refused:
             logger.warning(
                 "refused %s %s of user %s: %s", request.method, request.path, _number_of(request), refused.reason
             )
-            detail = refused.detail or ("Not found." if refused.status == 404 else "This is not yours.")
+            detail = refused.detail or ("Not found." if refused.status == NOT_FOUND else "This is not yours.")
             if rest:
                 return JsonResponse({"detail": detail}, status=refused.status)
-            if refused.status == 404:
+            if refused.status == NOT_FOUND:
                 raise Http404(detail) from None
             raise PermissionDenied(detail) from None
         return None
@@ -155,7 +160,7 @@ class Gate:
             try:
                 key = kwargs[name] if right.column == "slug" else number(kwargs[name])
             except BadKeyError:
-                raise RefusedError(f"{name} is no number", status=404) from None
+                raise RefusedError(f"{name} is no number", status=NOT_FOUND) from None
             if key is None or not right.admits(scope, {key}):
                 raise RefusedError(f"{name}={key} is no {wanted}", status=right.status)
             if right.names and isinstance(key, int):
@@ -219,10 +224,8 @@ class _Reader:
         from rest_framework.exceptions import APIException
 
         # Kept, so that the view can read it too: a form that is posted by Django itself, all else as it is.
-        if self.raw.method == "POST" and self.raw.content_type in FORMS:
-            _ = self.raw.POST
-        else:
-            _ = self.raw.body
+        posted = self.raw.method == "POST" and self.raw.content_type in FORMS
+        _ = self.raw.POST if posted else self.raw.body
         try:
             return self.read.data
         except APIException as error:

@@ -7,15 +7,18 @@ take something.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.urls import get_resolver
 
 from escriptorium_cluster.gate.middleware import ADMINISTRATION, FORMAT, is_rest, view_name
-from escriptorium_cluster.gate.rules import Rule
 from escriptorium_cluster.gate.table import VIEWS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from escriptorium_cluster.gate.rules import Rule
 
 _WRITING = ("post", "put", "patch", "delete")
 
@@ -54,7 +57,7 @@ def _unknown_view(view: Any, views: Mapping[str, Rule], address: str, parts: fro
         if rule is not None:
             yield f"the gate does not know {', '.join(sorted(parts - set(rule.url)))} of {name} ({address})"
         elif parts or is_rest(view) or _takes(view):
-            yield f"the gate does not know {name} ({address}): what it is asked for is refused (escriptorium_gate_views)"
+            yield f"the gate does not know {name} ({address}), and refuses it: see escriptorium_gate_views"
 
 
 def _takes(view: Any) -> bool:

@@ -8,13 +8,15 @@ their way to everything is the administration site.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.contrib.auth.models import Group
 from django.db.models import Q
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
 
 
 @dataclass
@@ -125,17 +127,17 @@ RIGHTS: dict[str, Right] = {
     "project_tag_or_set": Right(_project_tags_or_set),
     "model": Right(_models, names="model"),
     "own_model": Right(lambda scope: _model("OcrModel").filter(owner=scope.user), names="model"),
-    "model_right": Right(
-        lambda scope: _model("OcrModelRight").filter(ocr_model=scope.named["model"]), status=404
-    ),
+    "model_right": Right(lambda scope: _model("OcrModelRight").filter(ocr_model=scope.named["model"]), status=404),
     "team": Right(lambda scope: Group.objects.filter(user=scope.user), names="team"),
     "own_team": Right(lambda scope: Group.objects.filter(groupowner__owner=scope.user), names="team"),
-    **{f"{kind}_type": Right(_types(name)) for kind, name in (
-        ("block", "BlockType"), ("line", "LineType"), ("part", "DocumentPartType")
-    )},
-    **{f"own_{kind}_type": Right(_own_types(name)) for kind, name in (
-        ("block", "BlockType"), ("line", "LineType"), ("part", "DocumentPartType")
-    )},
+    **{
+        f"{kind}_type": Right(_types(name))
+        for kind, name in (("block", "BlockType"), ("line", "LineType"), ("part", "DocumentPartType"))
+    },
+    **{
+        f"own_{kind}_type": Right(_own_types(name))
+        for kind, name in (("block", "BlockType"), ("line", "LineType"), ("part", "DocumentPartType"))
+    },
     # Nothing says which documents use a type of annotations as theirs.
     "own_annotation_type": Right(lambda _: _model("AnnotationType").none()),
 }

@@ -7,9 +7,12 @@ looks for the key among what the user may see, and a view without keys shows not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from escriptorium_cluster.gate.rules import ASKED, NOTHING, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 #: What the REST framework names each thing that a whole set of views does.
 _READ = ("list", "retrieve")
@@ -90,9 +93,7 @@ def _rest_documents() -> Iterator[tuple[str, Rule]]:
     tags = "api.views.DocumentTagViewSet"
     yield from _views(tags, "list", "create", url={"project_pk": "project"})
     yield from _views(tags, "retrieve", url={"project_pk": "project", "pk": ASKED})
-    yield from _views(
-        tags, "update", "partial_update", "destroy", url={"project_pk": "whole_project", "pk": ASKED}
-    )
+    yield from _views(tags, "update", "partial_update", "destroy", url={"project_pk": "whole_project", "pk": ASKED})
 
     documents, one = "api.views.DocumentViewSet", {"pk": "document"}
     yield from _views(documents, "list", "tasks")
@@ -169,7 +170,7 @@ def _pages() -> Iterator[tuple[str, Rule]]:
         yield from _views(f"core.views.{name}")
     # Contributors, credits and a page for developers.
     yield from _views("django.views.generic.base.TemplateView")
-    sought = {name: ASKED for name in ("project", "document", "transcription", "part")}
+    sought = dict.fromkeys(("project", "document", "transcription", "part"), ASKED)
     yield from _views("core.views.Search", query=sought)
     yield from _views("core.views.FindAndReplace", query=sought)
     for name in ("ProjectDashboard", "DocumentsList", "CreateDocument"):

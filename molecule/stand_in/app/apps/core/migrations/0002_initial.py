@@ -197,7 +197,12 @@ class Migration(migrations.Migration):
                 ("id", models.AutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("name", models.CharField(max_length=100)),
                 ("color", models.CharField(default="#007bff", max_length=7)),
-                ("project", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="core.project", related_name="document_tags")),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, to="core.project", related_name="document_tags"
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
@@ -219,9 +224,32 @@ class Migration(migrations.Migration):
             name="OcrModelRight",
             fields=[
                 ("id", models.AutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("ocr_model", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="core.ocrmodel", related_name="ocr_model_rights")),
-                ("user", models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name="ocr_model_rights", to=settings.AUTH_USER_MODEL)),
-                ("group", models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name="ocr_model_rights", to="auth.group")),
+                (
+                    "ocr_model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, to="core.ocrmodel", related_name="ocr_model_rights"
+                    ),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="ocr_model_rights",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "group",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="ocr_model_rights",
+                        to="auth.group",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
@@ -247,7 +275,12 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.AutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("value", models.CharField(max_length=512)),
-                ("part", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="core.documentpart", related_name="metadata")),
+                (
+                    "part",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, to="core.documentpart", related_name="metadata"
+                    ),
+                ),
                 ("key", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="core.metadata")),
             ],
         ),
