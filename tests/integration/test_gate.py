@@ -69,10 +69,19 @@ def with_key(world: World, who: str, path: str) -> int:
     return requests.get(f"{world.url}/{path}", headers=headers, timeout=60, allow_redirects=False).status_code
 
 
-@pytest.mark.parametrize("path", ["projects/", "profile/apikey/", "admin/", "admin/users/user/", "login/"])
+@pytest.mark.parametrize("path", ["projects/", "profile/apikey/", "admin/", "admin/users/user/"])
 def test_a_key_opens_the_rest_interface_and_nothing_else(world: World, path: str) -> None:
     assert with_key(world, "superuser", "api/users/current/") == 200
-    assert with_key(world, "superuser", path) == 403
+    assert with_key(world, "superuser", path) == 302, "to the login"
+
+
+def test_a_page_is_for_the_user_of_the_session_whatever_key_comes_along(world: World) -> None:
+    """escriptorium-connector sends both: it edits a document's types on the page for people."""
+    key = {"Authorization": f"Token {world.found['token_superuser']}"}
+    page = world.session("stranger").get(world.address("profile/apikey/"), headers=key, timeout=60)
+    assert page.status_code == 200
+    assert world.found["token_stranger"] in page.text
+    assert world.found["token_superuser"] not in page.text
 
 
 def test_keys_are_listed_and_end_by_a_command(bench: Bench, world: World) -> None:

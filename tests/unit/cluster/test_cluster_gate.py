@@ -235,11 +235,21 @@ def test_a_part_of_an_address_that_the_table_does_not_know_is_refused(site: Site
         site.ask(kwargs={"pk": 1, "version": 3})
 
 
-def test_a_key_of_programs_opens_no_page(site: Site) -> None:
-    site.rules["our.views.Page"] = Rule()
+@pytest.mark.parametrize(("header", "login"), [("Token 0123", True), ("x Token 0123", True), ("Basic 0123", False)])
+def test_a_key_of_programs_opens_no_page(site: Site, header: str, login: bool) -> None:
+    site.rules["our.views.Page"] = Rule(url={"pk": "document"})
+    site.module.get_user = lambda _: SimpleNamespace(is_authenticated=False, pk=None)
+    answer = site.ask(kwargs={"pk": 1}, headers={"Authorization": header})
+    assert answer == ("login for /page/?x" if login else None), "another header is a proxy's before the site"
+
+
+def test_a_page_with_a_key_is_for_the_user_of_the_session(site: Site) -> None:
+    site.rules["our.views.Page"] = Rule(url={"pk": "document"})
+    site.module.get_user = lambda _: Authenticated(is_account_expired=lambda: False)
+    assert site.ask(kwargs={"pk": 1}, headers={"Authorization": "Token 0123"}) is None
+    site.module.get_user = lambda _: Authenticated(is_account_expired=lambda: True)
     with pytest.raises(site.denied):
-        site.ask(headers={"Authorization": "Token 0123"})
-    assert site.ask(headers={"Authorization": "Basic 0123"}) is None, "of a proxy before the site"
+        site.ask(kwargs={"pk": 1}, headers={"Authorization": "Token 0123"})
 
 
 # --- what a release has ---------------------------------------------------------------------------------------------

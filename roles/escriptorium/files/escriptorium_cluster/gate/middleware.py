@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
+from django.contrib.auth import get_user
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, JsonResponse
@@ -107,9 +108,8 @@ class Gate:
         return None
 
     def _ask(self, request: Any, view: Callable[..., Any], kwargs: Mapping[str, Any], rest: bool) -> None:
-        # Upstream's middleware takes the user of whatever stands behind this word for the user of every page.
         if not rest and "Token " in request.headers.get("Authorization", ""):
-            raise RefusedError("a key opens the REST interface only", "A key opens the API only.")
+            self._forget_key(request)
         match = request.resolver_match
         if not rest and ADMINISTRATION in match.app_names:
             reason = accounts.admin_refusal(request.user, request.method, match.route, kwargs, request.POST)
@@ -142,6 +142,18 @@ class Gate:
             raise RefusedError(f"{name}: {error}", f"A key is not understood: {error}.", 400) from None
         if reason:
             raise RefusedError(f"{name}: {reason}", reason)
+
+    @staticmethod
+    def _forget_key(request: Any) -> None:
+        """Give a page the user of its session, whatever key comes along: programs send both.
+
+        Upstream's middleware takes the user of a key for the user of every page, and asks only of that one whether the
+        account has expired.
+        """
+        request.user = get_user(request)
+        expired = getattr(request.user, "is_account_expired", None)
+        if expired is not None and expired():
+            raise RefusedError("the account of the session has expired", "This account has expired.")
 
     @staticmethod
     def _asks_nothing(rule: Rule, request: Any, kwargs: Mapping[str, Any]) -> bool:
