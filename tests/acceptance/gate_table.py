@@ -98,6 +98,7 @@ def make(owner, text):
 mine, document = make(people["owner"], {SECRET!r})
 theirs, _ = make(people["stranger"], "mine")
 world.update(mine)
+world["reader_slug"] = get("core", "Project").objects.create(name="gate reader", owner=people["reader"]).slug
 world.update({{"stranger_" + name: value for name, value in theirs.items()}})
 document.shared_with_users.add(people["reader"])
 document.shared_with_groups.add(team)
@@ -141,7 +142,10 @@ public = get("core", "LineType").objects.create(name="gate public type", public=
 world["public_line_type"] = public.pk
 get("core", "Document").objects.get(pk=theirs["document"]).valid_line_types.add(public)
 try:
-    taxonomy = get("core", "AnnotationTaxonomy").objects.create(document=document, name="gate", marker_type=1)
+    typology = get("core", "AnnotationType").objects.create(name="gate annotation")
+    taxonomy = get("core", "AnnotationTaxonomy").objects.create(
+        document=document, name="gate", marker_type=1, typology=typology
+    )
     world["taxonomy"] = taxonomy.pk
 except LookupError:
     pass
@@ -233,6 +237,10 @@ CASES: tuple[Case, ...] = (
     rest("read a document", "GET", f"{DOCUMENT}/", HOLDERS),
     rest("rename a document", "PATCH", f"{DOCUMENT}/", HOLDERS, {"name": "gate"}),
     rest("share a document", "POST", f"{DOCUMENT}/share/", OWNER, {"user": "gate-reader"}),
+    rest("take a document to one's own project", "PATCH", f"{DOCUMENT}/", (), {"project": "$reader_slug"},
+         asked=("reader",)),
+    rest("send a document's project back", "PATCH", f"{DOCUMENT}/", HOLDERS, {"project": "$slug"},
+         asked=("partner", "owner")),
     rest("delete a document", "DELETE", "documents/$new_document/", OWNER,
          asked=("stranger", "nobody", "partner", "owner")),
     rest("read a document that one was not given", "GET", "documents/$hidden/", ("partner", "owner")),
@@ -309,6 +317,9 @@ CASES: tuple[Case, ...] = (
          {"document_part": "$part", "baseline": [[1, 1], [9, 1]], "region": "$region"}),
     rest("make a line on another's page", "POST", f"{OWN}/lines/", (),
          {"document_part": "$part", "baseline": [[1, 1], [9, 1]]}),
+    rest("write one's line over another's", "PATCH", f"{OWN}/lines/$stranger_line/", (), {"pk": "$line"},
+         asked=("stranger",)),
+    rest("change a line", "PATCH", f"{PART}/lines/$line/", HOLDERS, {"pk": "$line", "external_id": "x"}),
     rest("move one's line to another's region", "PATCH", f"{OWN}/lines/$stranger_line/", (), {"region": "$region"},
          asked=("stranger",)),
     rest("make lines", "POST", f"{PART}/lines/bulk_create/", HOLDERS,
@@ -436,6 +447,11 @@ class World:
         if re.fullmatch(r"\$\w+", template):
             return self.value(template[1:], who)
         return re.sub(r"\$(\w+)", lambda match: str(self.value(match[1], who)), template)
+
+    def close(self) -> None:
+        """End all sessions' connections."""
+        for session in self._sessions.values():
+            session.close()
 
     def address(self, path: str) -> str:
         """Return where a path is."""

@@ -50,7 +50,9 @@ def world(account: Account) -> Iterator[World]:
 
     with step("make accounts, documents and models"):
         found = shell(SETUP)
-    yield World(account.url, found, fresh)
+    made = World(account.url, found, fresh)
+    yield made
+    made.close()
     with step("take them away"):
         shell(f"{CLEAN}\nprint(0)")
 

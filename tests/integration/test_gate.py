@@ -45,9 +45,11 @@ def web(bench: Bench) -> str:
 
 
 @pytest.fixture(scope="module")
-def world(bench: Bench, web: str) -> World:
+def world(bench: Bench, web: str) -> Iterator[World]:
     """Give the accounts and objects of the table."""
-    return World(web, bench.shell(SETUP))
+    made = World(web, bench.shell(SETUP))
+    yield made
+    made.close()
 
 
 def test_what_is_not_theirs_is_refused_and_nothing_changes(bench: Bench, world: World) -> None:
@@ -186,6 +188,53 @@ def test_a_browser_edits_with_its_session_and_its_form_token(world: World) -> No
     assert session.put(url, json=body, headers=token, timeout=60).status_code == 200
 
 
+# --- the administration site ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def staff(bench: Bench, world: World) -> World:
+    """Give the member of staff each right to accounts, teams and keys that the administration knows."""
+    bench.shell("""
+import json
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+staff = get_user_model().objects.get(username="gate-staff")
+staff.user_permissions.set(Permission.objects.filter(content_type__app_label__in=["auth", "authtoken", "users"]))
+print(json.dumps(0))
+""")
+    return world
+
+
+def administer(world: World, path: str, form: dict[str, Any] | None = None) -> int:
+    """Send a form as the member of staff, or look; return the status."""
+    session, url = world.session("staff"), world.address(world.fill(f"admin/{path}", "staff"))
+    if form is None:
+        return session.get(url, timeout=60, allow_redirects=False).status_code
+    return world.submit(session, url, world.fill(form, "staff")).status_code
+
+
+@pytest.mark.parametrize(
+    ("path", "form", "status"),
+    [
+        ("users/user/", None, 200),
+        ("users/user/$other/change/", None, 200),
+        ("users/user/$other/change/", {"username": "gate-other", "email": "gate-other@htr.test"}, 200),
+        ("users/user/$superuser/change/", {"username": "gate-superuser", "email": "mine@htr.test"}, 403),
+        ("users/user/$superuser/password/", {"password1": "a-new-one-of-mine", "password2": "a-new-one-of-mine"}, 403),
+        ("users/user/$superuser/delete/", {"post": "yes"}, 403),
+        ("users/user/$staff/change/", {"username": "gate-staff", "is_superuser": "on"}, 403),
+        ("users/user/add/", {"username": "gate-new", "is_staff": "on"}, 403),
+        ("users/user/", {"action": "delete_selected", "_selected_action": "$superuser", "post": "yes"}, 403),
+        ("users/user/", {"action": "delete_selected", "_selected_action": "$other", "select_across": "1"}, 403),
+        ("users/user/$other/change/", {"username": "gate-other", "user_permissions": "1"}, 403),
+        ("auth/group/$team/change/", {"name": "gate-team", "permissions": "1"}, 403),
+        ("authtoken/tokenproxy/", None, 403),
+    ],
+)
+def test_staff_is_no_superuser(staff: World, path: str, form: dict[str, Any] | None, status: int) -> None:
+    assert administer(staff, path, form) == status
+
+
 # --- the release ----------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +334,7 @@ def test_what_no_page_sends_ends_the_connection(world: World, sockets: str, mess
         connection.settimeout(10)
         with suppress(websocket.WebSocketConnectionClosedException, ConnectionError):
             assert connection.recv() in {"", b""}, "closed, or a frame that says so"
+        connection.shutdown()
 
 
 def test_no_page_is_answered_there(sockets: str) -> None:

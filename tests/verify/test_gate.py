@@ -24,7 +24,9 @@ def shell(frontend: Any, code: str) -> Any:
 @pytest.fixture(scope="module")
 def world(site: Site, frontend: Any) -> Iterator[World]:
     """Give the accounts and objects of the table."""
-    yield World(site.base, shell(frontend, SETUP), site.session, f"https://{site.domain}")
+    made = World(site.base, shell(frontend, SETUP), site.session, f"https://{site.domain}")
+    yield made
+    made.close()
     shell(frontend, f"{CLEAN}\nprint(0)")
 
 

@@ -298,8 +298,9 @@ class BlockSerializer(serializers.ModelSerializer):
 
 
 class LineSerializer(serializers.ModelSerializer):
-    """A line."""
+    """A line; its number can be written, as in eScriptorium."""
 
+    pk = serializers.IntegerField(required=False)
     region = serializers.PrimaryKeyRelatedField(
         queryset=Block.objects.all(), allow_null=True, required=False, source="block"
     )

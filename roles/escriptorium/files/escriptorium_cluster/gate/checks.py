@@ -17,6 +17,7 @@ _NO = frozenset({"", "false", "0", "off", "no", "none", "null", "f", "n"})
 
 FOREIGN_MODEL = "Only its owner writes over a model."
 SHARED_KEY = "Others use this key too: delete the entry, and make one with another key."
+FOREIGN_DOCUMENT = "Only its owner takes a document to another project."
 NOBODY = "Teams are made on the page of teams, so that they have an owner."
 
 
@@ -43,6 +44,16 @@ def _overwrite(asked: Asked) -> str:
     wanted = any(str(value).strip().lower() not in _NO for value in find(asked.data, "override"))
     models = {key for key in map(number, find(asked.data, "model")) if key is not None} if wanted else set()
     return FOREIGN_MODEL if models and not RIGHTS["own_model"].admits(Scope(asked.user), models) else ""
+
+
+def _project(asked: Asked) -> str:
+    """Let the owner alone take a document to another project, as the page does: that project's owner may delete it."""
+    document = apps.get_model("core", "Document").objects.filter(pk=number(asked.kwargs.get("pk")))
+    stored = document.values("project__slug", "owner").first()
+    wanted = {str(value) for value in find(asked.data, "project")}
+    if stored is None or wanted <= {stored["project__slug"]}:
+        return ""
+    return "" if stored["owner"] == asked.user.pk else FOREIGN_DOCUMENT
 
 
 def _metadata(asked: Asked) -> str:
@@ -73,5 +84,6 @@ CHECKS: Mapping[str, Callable[[Asked], str]] = {
     "profile": _profile,
     "overwrite": _overwrite,
     "metadata": _metadata,
+    "project": _project,
     "nobody": lambda _: NOBODY,
 }

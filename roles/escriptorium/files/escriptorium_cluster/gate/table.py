@@ -103,7 +103,7 @@ def _rest_documents() -> Iterator[tuple[str, Rule]]:
         documents, "retrieve", "stats", "imports", "cancel_import", "cancel_training", "export", "align",
         "bulk_move_parts", url=one,
     )  # fmt: skip
-    yield from _views(documents, "update", "partial_update", url=one, body={"tags[]": "document_tag"})
+    yield from _views(documents, "update", "partial_update", url=one, body={"tags[]": "document_tag"}, check="project")
     yield from _views(documents, "destroy", url={"pk": "document_to_delete"})
     yield from _views(documents, "share", url={"pk": "own_document"})
     yield from _views(documents, "cancel_tasks", url={"pk": "document_or_staff"})
@@ -132,7 +132,12 @@ def _rest_pages() -> Iterator[tuple[str, Rule]]:
     yield from _set("api.views.BlockViewSet", _PAGE, body={"document_part": "part_of_document"})
     placed = {"document_part": "part_of_document", "region": "region"}
     lines = "api.views.LineViewSet"
-    yield from _set(lines, _PAGE, body=placed)
+    yield from _views(lines, "list", url=_PAGE)
+    yield from _views(lines, "retrieve", "destroy", url={**_PAGE, "pk": ASKED})
+    # With the number that it had, where a deletion is undone.
+    yield from _views(lines, "create", url=_PAGE, body=placed)
+    # Another number in the body would be written over that line.
+    yield from _views(lines, "update", "partial_update", url={**_PAGE, "pk": ASKED}, body={"pk": "line", **placed})
     many = {f"lines[].{name}": right for name, right in placed.items()}
     text = {"transcription": "transcription"}
     nested = {f"lines[].transcriptions[].{name}": right for name, right in text.items()}
