@@ -142,10 +142,7 @@ public = get("core", "LineType").objects.create(name="gate public type", public=
 world["public_line_type"] = public.pk
 get("core", "Document").objects.get(pk=theirs["document"]).valid_line_types.add(public)
 try:
-    typology = get("core", "AnnotationType").objects.create(name="gate annotation")
-    taxonomy = get("core", "AnnotationTaxonomy").objects.create(
-        document=document, name="gate", marker_type=1, typology=typology
-    )
+    taxonomy = get("core", "AnnotationTaxonomy").objects.create(document=document, name="gate", marker_type=1)
     world["taxonomy"] = taxonomy.pk
 except LookupError:
     pass
@@ -265,9 +262,11 @@ CASES: tuple[Case, ...] = (
     rest("make an annotation's component", "POST", f"{DOCUMENT}/taxonomies/components/", HOLDERS,
          {"name": "$who", "allowed_values": ["a"]}, stand_in=False),
     rest("note on an image", "POST", f"{PART}/annotations/image/", HOLDERS,
-         {"part": "$part", "taxonomy": "$taxonomy", "components": [], "coordinates": [[1, 1]]}, stand_in=False),
+         {"part": "$part", "taxonomy": "$taxonomy", "components": [], "comments": [], "coordinates": [[1, 1]]},
+         stand_in=False),
     rest("note on another's image", "POST", f"{OWN}/annotations/image/", (),
-         {"part": "$part", "taxonomy": "$taxonomy", "components": [], "coordinates": [[1, 1]]}, stand_in=False),
+         {"part": "$part", "taxonomy": "$taxonomy", "components": [], "comments": [], "coordinates": [[1, 1]]},
+         stand_in=False),
     rest("use a type of another's document", "PATCH", "documents/$stranger_document/modify_ontology/", (),
          {"valid_line_types": ["$line_type"]}, asked=("stranger",)),
     # --- with whose model ----------------------------------------------------------------------------------------
