@@ -334,7 +334,7 @@ def test_what_no_page_sends_ends_the_connection(world: World, sockets: str, mess
         connection.settimeout(10)
         with suppress(websocket.WebSocketConnectionClosedException, ConnectionError):
             assert connection.recv() in {"", b""}, "closed, or a frame that says so"
-        connection.shutdown()
+        connection.shutdown()  # type: ignore[no-untyped-call]
 
 
 def test_no_page_is_answered_there(sockets: str) -> None:
