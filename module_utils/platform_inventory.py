@@ -74,6 +74,24 @@ _DATABASE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 # What pg_hba.conf takes for many databases or users.
 _ACCESS_WORDS = frozenset({"all", "replication", "samegroup", "samerole", "sameuser"})
 _EMAIL = re.compile(r"^[^@\s<>,;:\"]+@(?P<domain>[^@\s<>,;:\"]+)$")
+# As the gate reads it (escriptorium_cluster/gate/rules.py): a view, and the rights to the parts of its address.
+_GATE_VIEW = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+( [A-Za-z_]\w*=[a-z_]+)*", re.ASCII)
+GATE_RIGHTS = (
+    "asked",
+    "document",
+    "own_document",
+    "part",
+    "line",
+    "line_text",
+    "region",
+    "transcription",
+    "project",
+    "own_project",
+    "model",
+    "own_model",
+    "team",
+    "own_team",
+)
 _PLACEHOLDER = re.compile(r"change[_ -]?me", re.IGNORECASE)
 _ANGLE = re.compile(r"<[^<>@\n]+>")
 _WEAK_SECRETS = frozenset(
@@ -747,6 +765,24 @@ def rule_further_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[P
                 yield Problem(host, path, _shown(path, name, catalogue), "a name in ASCII", mend)
 
 
+def rule_gate_views(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
+    """Want views of the site as the gate reads them: with another one, no process of the application starts."""
+    for host, value in given(inventory, "escriptorium_gate_views", list):
+        for index, entry in enumerate(value):
+            if not isinstance(entry, str):
+                continue
+            strange = [word for word in entry.split()[1:] if word.partition("=")[2] not in GATE_RIGHTS]
+            if strange or not _GATE_VIEW.fullmatch(entry):
+                path = f"escriptorium_gate_views[{index}]"
+                wanted = "a view, then KEY=RIGHT for each part of its address"
+                mend = (
+                    f"the rights are {', '.join(GATE_RIGHTS)}"
+                    if strange
+                    else "write it like our_app.views.Crop pk=part"
+                )
+                yield Problem(host, path, _shown(path, entry, catalogue), wanted, mend)
+
+
 def rule_database_names(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Want plain names: access rules part them at blanks and commas, and take some words for everybody."""
     for name in ("postgresql_database", "postgresql_user"):
@@ -837,6 +873,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_placeholders,
     rule_domain,
     rule_further_names,
+    rule_gate_views,
     rule_database_names,
     rule_email,
     rule_timezone,

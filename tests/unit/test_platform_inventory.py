@@ -48,6 +48,7 @@ ROLE_VARIABLES = (
     Variable("nginx_trusted_proxies", "list", "", elements="str", default=[], has_default=True),
     Variable("escriptorium_import_internal_networks", "list", "", elements="str", default=[], has_default=True),
     Variable("nginx_media_open_networks", "list", "", elements="str", default=[], has_default=True),
+    Variable("escriptorium_gate_views", "list", "", elements="str", default=[], has_default=True),
     Variable("postgresql_database", "str", "", default="escriptorium", has_default=True),
     Variable("nginx_tls_note", "str", "", default="", has_default=True),
     Variable("celery_environment", "dict", "", default={}, has_default=True),
@@ -543,6 +544,22 @@ def test_international_mail_address() -> None:
 def test_further_names_are_written_as_browsers_send_them() -> None:
     found = only(problems({"escriptorium_allowed_hosts": ["htr.example.org", "Bücher.example.org", "10.10.0.10"]}))
     assert (found.variable, found.mend) == ("escriptorium_allowed_hosts[1]", "write it as xn--bcher-kva.example.org")
+
+
+@pytest.mark.parametrize(
+    ("entry", "mend"),
+    [
+        ("Crop", "write it like our_app.views.Crop"),
+        ("our_app.views.Crop,x", "write it like our_app.views.Crop"),
+        ("our_app.views.Crop pk=everything", "the rights are asked, document"),
+        ("our_app.views.Crop pk", "the rights are asked, document"),
+    ],
+)
+def test_views_of_the_site_are_written_as_the_gate_reads_them(entry: str, mend: str) -> None:
+    right = ["our_app.views.Statistics", "our_app.views.Crop document_pk=document part_pk=part"]
+    found = only(problems({"escriptorium_gate_views": [*right, entry]}))
+    assert found.variable == "escriptorium_gate_views[2]"
+    assert found.mend.startswith(mend)
 
 
 @pytest.mark.parametrize("value", ["all", "my db", "a,b", "", "+admins", "@file"])

@@ -49,7 +49,7 @@ ADDED = """from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("core", "0005_model_rights")]
+    dependencies = [("core", "0004_sharing")]
 
     operations = [
         migrations.CreateModel(name="Remark", fields=[("id", models.AutoField(primary_key=True, serialize=False))]),
@@ -60,7 +60,7 @@ BOUND = """from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("core", "0005_model_rights")]
+    dependencies = [("core", "0004_sharing")]
 
     operations = [migrations.AddField("project", "rank", models.IntegerField(default=7))]
 """
@@ -70,7 +70,7 @@ BROKEN = """from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("core", "0005_model_rights")]
+    dependencies = [("core", "0004_sharing")]
 
     operations = [
         migrations.AddField("project", "rank", models.IntegerField(default=7)),

@@ -20,7 +20,22 @@ import escriptorium_cluster
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-LIBRARIES = frozenset({"billiard", "celery", "django", "escriptorium", "kombu", "psycopg2", "redis", "rest_framework"})
+LIBRARIES = frozenset(
+    {
+        "asgiref",
+        "billiard",
+        "celery",
+        "channels",
+        "daphne",
+        "django",
+        "escriptorium",
+        "kombu",
+        "psycopg2",
+        "redis",
+        "rest_framework",
+        "users",
+    }
+)
 #: Ends of names that stand for exceptions.
 EXCEPTIONS = ("Error", "Exception", "Ignore", "Reject", "Retry")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from contextlib import nullcontext
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -264,10 +265,13 @@ def test_a_release_whose_packages_are_others_has_a_problem(
     assert check.Command()._pins() == ["kraken is 6, and constraints.txt says 7"]
 
 
-def test_a_release_that_cannot_be_imported_has_a_problem(check: Any, load: Callable[[str], Any]) -> None:
+def test_a_release_that_cannot_be_imported_has_a_problem(
+    check: Any, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails() -> None:
         raise ImportError("no module named kraken")
 
+    monkeypatch.setitem(sys.modules, "escriptorium_cluster.asgi", ModuleType("asgi"))
     load("escriptorium.celery").app = SimpleNamespace(loader=SimpleNamespace(import_default_modules=fails))
     assert list(check.Command()._imports()) == [
         "escriptorium.celery cannot be imported: ImportError: no module named kraken"
@@ -307,6 +311,7 @@ def test_the_answer_names_what_is_missing_and_what_is_not_known(
     check.MigrationExecutor = lambda _: executor
     for name in ("_imports", "_checks", "_pins"):
         monkeypatch.setattr(check.Command, name, lambda _, name=name: [name])
+    monkeypatch.setattr(check, "view_problems", lambda: ["views"])
     command = check.Command()
     command.stdout = io.StringIO()
     finding = check.release_demands.Finding
@@ -315,7 +320,7 @@ def test_the_answer_names_what_is_missing_and_what_is_not_known(
     answer = json.loads(command.stdout.getvalue())
     harm = "core.document.title has to have a value, and the release before gives none"
     assert answer == {
-        "problems": ["_imports", "_checks", "_pins"],
+        "problems": ["_imports", "_checks", "_pins", "views"],
         "missing": [{"name": "core.2", "operations": ["Add field title"]}],
         "harms": [harm],
         "unknown": ["core.3", "old.1"],

@@ -157,7 +157,10 @@ def test_trainings_are_bound_where_a_bound_is_set(
 ) -> None:
     found = settings(CLUSTER_USER_TRAININGS=bound)
     reports = "escriptorium_cluster.requests_bound.ReportsAreRead"
-    assert ["sessions", "escriptorium_cluster.logins.Logins", reports, *middleware] == found.MIDDLEWARE
+    gate, logins = "escriptorium_cluster.gate.middleware.Gate", "escriptorium_cluster.logins.Logins"
+    assert ["sessions", logins, gate, reports, *middleware] == found.MIDDLEWARE, (
+        "the gate knows the user, and asks first"
+    )
     assert int(bound) == found.CLUSTER_USER_TRAININGS
 
 
@@ -224,7 +227,7 @@ def installed(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Ca
                 "CLUSTER_FETCHING": {"places": 2},
             },
         )
-        for name in ("again", "fetching", "logins", "overflow", "training_slots", "watchdog"):
+        for name in ("again", "api_keys", "fetching", "logins", "overflow", "training_slots", "watchdog"):
             monkeypatch.setattr(
                 load(f"escriptorium_cluster.{name}"),
                 "install",
@@ -240,7 +243,7 @@ def test_each_process_gets_what_it_needs(installed: Callable[..., dict[str, Any]
     found = installed()
     assert found.pop("watchdog")[0] == "app"
     assert found.pop("logins") == (), "no wrong password is counted"
-    assert found == {"again": ("app",), "training_slots": ("app", 2), "fetching": (("places", 2),)}
+    assert found == {"again": ("app",), "training_slots": ("app", 2), "fetching": (("places", 2),), "api_keys": ()}
     assert list(found)[:2] == ["training_slots", "again"], "a cancelled job would take a slot before it is looked at"
 
 

@@ -16,7 +16,7 @@ class ClusterConfig(AppConfig):
         from celery import current_app
         from django.conf import settings
 
-        from escriptorium_cluster import again, fetching, logins, training_slots, watchdog
+        from escriptorium_cluster import again, api_keys, fetching, logins, training_slots, watchdog
         from escriptorium_cluster.overflow import install
 
         if settings.CLUSTER_OVERFLOW_QUEUES:
@@ -26,4 +26,5 @@ class ClusterConfig(AppConfig):
         again.install(current_app)
         fetching.install(**settings.CLUSTER_FETCHING)
         logins.install()
+        api_keys.install()
         watchdog.install(current_app, os.environ, os.getpid())

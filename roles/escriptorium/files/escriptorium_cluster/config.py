@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from escriptorium_cluster.address_rules import networks
+from escriptorium_cluster.gate.rules import Rule, read_site_rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -146,6 +147,7 @@ class ClusterConfig:
     email_security: str
     iiif_quality: str
     log_level: str
+    gate_views: tuple[tuple[str, Rule], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +262,17 @@ class _Reader:
             return words
 
         return self.parsed(name, (), parse, "networks as 10.10.0.0/24")
+
+    def site_rules(self, name: str) -> tuple[tuple[str, Rule], ...]:
+        """Return a comma separated list of views and what their keys name, none by default."""
+        rules = []
+        for part in self.environment.get(name, "").split(","):
+            if part.strip():
+                try:
+                    rules.append(read_site_rule(part))
+                except ValueError as error:
+                    self.problems.append(f"{name}: {error}")
+        return tuple(rules)
 
     def directory(self, name: str) -> str:
         """Return an absolute path (whether it exists is asked by ``wait``, not here)."""
@@ -387,6 +400,7 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         email_security=read.choice("CLUSTER_EMAIL_SECURITY", "none", EMAIL_SECURITY),
         iiif_quality=read.text("CLUSTER_IIIF_QUALITY", "full"),
         log_level=read.choice("CLUSTER_LOG_LEVEL", "INFO", LOG_LEVELS),
+        gate_views=read.site_rules("CLUSTER_GATE_VIEWS"),
     )
     # Upstream's default database password is 'postgres': an unset variable would be a guess instead of an error.
     for name in ("SQL_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"):

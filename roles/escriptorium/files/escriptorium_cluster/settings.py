@@ -12,6 +12,7 @@ from kombu import Queue
 
 from escriptorium_cluster import upstream_fixes
 from escriptorium_cluster.config import HELD_QUEUE, LARGE_QUEUE, PASSWORD_MIN_LENGTH, load_config
+from escriptorium_cluster.gate.rules import Rule
 from escriptorium_cluster.guard import after_return, before_start
 from escriptorium_cluster.probe import PROBE_TASK
 
@@ -161,6 +162,12 @@ CELERY_TASK_ROUTES: dict[str, dict[str, str]] = {
 }
 IIIF_IMPORT_QUALITY = _config.iiif_quality
 
+# --- The gate: who may do what is asked -------------------------------------------------------------------------
+
+# Views that a site adds, and what their keys name. The gate itself is always there.
+CLUSTER_GATE_VIEWS: dict[str, Rule] = dict(_config.gate_views)
+ASGI_APPLICATION = "escriptorium_cluster.asgi.application"
+
 # --- Fair use: requests_bound.py, training_slots.py, fetching.py --------------------------------------------------
 
 # Trainings of one user, queued and running, and running. 0: no bound, and nothing of it is in the way.
@@ -169,6 +176,7 @@ CLUSTER_USER_TRAININGS_RUNNING = _config.user_trainings_running
 MIDDLEWARE: list[str] = [
     *upstream.MIDDLEWARE,
     "escriptorium_cluster.logins.Logins",
+    "escriptorium_cluster.gate.middleware.Gate",
     "escriptorium_cluster.requests_bound.ReportsAreRead",
     *(["escriptorium_cluster.requests_bound.TrainingsBound"] if _config.user_trainings else []),
 ]

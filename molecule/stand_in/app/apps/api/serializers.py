@@ -6,6 +6,7 @@ from typing import Any
 
 import requests
 from django.conf import settings
+from django.contrib.auth.models import Group
 from django.core.files.base import ContentFile
 from django.utils import timezone
 from rest_framework import serializers
@@ -14,10 +15,14 @@ from core.models import (
     Block,
     BlockType,
     Document,
+    DocumentMetadata,
     DocumentPart,
+    DocumentPartMetadata,
+    DocumentTag,
     Line,
     LineTranscription,
     LineType,
+    Metadata,
     OcrModel,
     OcrModelDocument,
     Project,
@@ -46,6 +51,69 @@ class UserSerializer(serializers.ModelSerializer):
     class Meta:
         model = User
         fields = ("pk", "is_active", "username", "email", "first_name", "last_name", "last_login", "is_staff")
+        read_only_fields = ("last_login", "is_staff")
+
+
+class GroupSerializer(serializers.ModelSerializer):
+    """A team."""
+
+    owner = serializers.ReadOnlyField(source="groupowner.owner.pk")
+
+    class Meta:
+        model = Group
+        fields = ("pk", "name", "owner")
+
+
+class DocumentTagSerializer(serializers.ModelSerializer):
+    """A mark of a project's."""
+
+    class Meta:
+        model = DocumentTag
+        fields = ("pk", "name", "color")
+
+
+class MetadataSerializer(serializers.ModelSerializer):
+    """A key of what is said of documents and pages."""
+
+    name = serializers.CharField(validators=[])
+
+    class Meta:
+        model = Metadata
+        fields = ("name", "cidoc_id")
+
+
+class SaidSerializer(serializers.ModelSerializer):
+    """What is said of a document or page; another name of its key is another name for all, as in eScriptorium."""
+
+    key = MetadataSerializer()
+
+    def create(self, validated_data: dict[str, Any]) -> Any:
+        """Find the key, or make it."""
+        key, _ = Metadata.objects.get_or_create(name=validated_data.pop("key")["name"])
+        return self.Meta.model.objects.create(key=key, **validated_data)
+
+    def update(self, instance: Any, validated_data: dict[str, Any]) -> Any:
+        """Change key and value."""
+        for name, value in validated_data.pop("key", {}).items():
+            setattr(instance.key, name, value)
+        instance.key.save()
+        return super().update(instance, validated_data)
+
+
+class DocumentMetadataSerializer(SaidSerializer):
+    """Of a document."""
+
+    class Meta:
+        model = DocumentMetadata
+        fields = ("pk", "key", "value")
+
+
+class DocumentPartMetadataSerializer(SaidSerializer):
+    """Of a page."""
+
+    class Meta:
+        model = DocumentPartMetadata
+        fields = ("pk", "key", "value")
 
 
 class BlockTypeSerializer(serializers.ModelSerializer):
@@ -84,6 +152,7 @@ class ProjectSerializer(serializers.ModelSerializer):
             "documents_count",
             "shared_with_users",
         )
+        read_only_fields = ("shared_with_users",)
 
     def create(self, validated_data: dict[str, Any]) -> Project:
         """The one who asks is the owner."""
@@ -138,7 +207,9 @@ class DocumentSerializer(serializers.ModelSerializer):
             "updated_at",
             "project_name",
             "project_id",
+            "tags",
         )
+        extra_kwargs = {"tags": {"required": False}}
 
     def create(self, validated_data: dict[str, Any]) -> Document:
         """The one who asks is the owner."""
@@ -148,7 +219,7 @@ class DocumentSerializer(serializers.ModelSerializer):
     def to_representation(self, instance: Document) -> dict[str, Any]:
         """Add the fields of eScriptorium that the stand-in has no data for."""
         empty: dict[str, list[Any]] = {
-            name: [] for name in ("tags", "valid_part_types", "shared_with_users", "shared_with_groups")
+            name: [] for name in ("valid_part_types", "shared_with_users", "shared_with_groups")
         }
         return {**super().to_representation(instance), **empty}
 
@@ -227,8 +298,9 @@ class BlockSerializer(serializers.ModelSerializer):
 
 
 class LineSerializer(serializers.ModelSerializer):
-    """A line."""
+    """A line; its number can be written, as in eScriptorium."""
 
+    pk = serializers.IntegerField(required=False)
     region = serializers.PrimaryKeyRelatedField(
         queryset=Block.objects.all(), allow_null=True, required=False, source="block"
     )
@@ -256,6 +328,15 @@ class LineTranscriptionSerializer(serializers.ModelSerializer):
             "version_updated_at",
         )
         read_only_fields = ("versions", "version_author", "version_source")
+
+
+class DetailedLineSerializer(LineSerializer):
+    """A line with its texts."""
+
+    transcriptions = LineTranscriptionSerializer(many=True, read_only=True)
+
+    class Meta(LineSerializer.Meta):
+        fields = (*LineSerializer.Meta.fields, "transcriptions")
 
 
 class PartDetailSerializer(PartSerializer):
@@ -321,7 +402,12 @@ class OcrModelSerializer(serializers.ModelSerializer):
 
     def to_representation(self, instance: OcrModel) -> dict[str, Any]:
         """Add what the asking user may do."""
-        return {**super().to_representation(instance), "rights": "owner", "can_share": not instance.public}
+        owner = instance.owner == self.context["request"].user
+        return {
+            **super().to_representation(instance),
+            "rights": "owner" if owner else "user",
+            "can_share": owner and not instance.public,
+        }
 
 
 class TaskReportSerializer(serializers.ModelSerializer):

@@ -7,7 +7,6 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
 from django.utils import timezone
 from django.utils.text import slugify
 
@@ -50,6 +49,37 @@ class DocumentPartType(Typology):
     """The type of a page."""
 
 
+class ProjectTag(models.Model):
+    """A user's mark on projects."""
+
+    name = models.CharField(max_length=100)
+    color = models.CharField(max_length=7, default="#007bff")
+    user = models.ForeignKey(User, on_delete=models.CASCADE)
+
+
+class DocumentTag(models.Model):
+    """A project's mark on its documents."""
+
+    name = models.CharField(max_length=100)
+    color = models.CharField(max_length=7, default="#007bff")
+    project = models.ForeignKey("core.Project", on_delete=models.CASCADE, related_name="document_tags")
+
+
+class ProjectManager(models.Manager):
+    """Finds the projects of a user, as eScriptorium does."""
+
+    def for_user_write(self, user: Any) -> models.QuerySet:
+        """Those to which the user may add documents."""
+        shared = models.Q(shared_with_users=user) | models.Q(shared_with_groups__user=user)
+        return self.filter(models.Q(owner=user) | shared).distinct()
+
+    def for_user_read(self, user: Any) -> models.QuerySet:
+        """Those, and where the user has a document of."""
+        shared = models.Q(shared_with_users=user) | models.Q(shared_with_groups__user=user)
+        one = models.Q(documents__shared_with_users=user) | models.Q(documents__shared_with_groups__user=user)
+        return self.filter(models.Q(owner=user) | shared | one).distinct()
+
+
 class Project(models.Model):
     """A set of documents."""
 
@@ -61,6 +91,9 @@ class Project(models.Model):
     owner = models.ForeignKey(User, null=True, on_delete=models.SET_NULL)
     shared_with_users = models.ManyToManyField(User, blank=True, related_name="shared_projects")
     shared_with_groups = models.ManyToManyField("auth.Group", blank=True, related_name="shared_projects")
+    tags = models.ManyToManyField(ProjectTag, blank=True, related_name="tags_project")
+
+    objects = ProjectManager()
 
     class Meta:
         ordering = ["-updated_at"]
@@ -75,24 +108,22 @@ class Project(models.Model):
 
 
 class DocumentManager(models.Manager):
-    """Documents, and those that somebody may see."""
+    """Finds the documents of a user, as eScriptorium does."""
 
     def for_user(self, user: Any) -> models.QuerySet:
-        """Return what a user owns, in person or by the project, and what is shared with the user or a team."""
-        return self.filter(
-            Q(owner=user)
-            | Q(project__owner=user)
-            | Q(project__shared_with_users=user)
-            | Q(project__shared_with_groups__user=user)
-            | Q(shared_with_users=user)
-            | Q(shared_with_groups__user=user)
-        ).distinct()
+        """One's own, those in one's own project, and those that one was given, unless they are archived."""
+        mine = models.Q(owner=user) | models.Q(project__owner=user)
+        project = models.Q(project__shared_with_users=user) | models.Q(project__shared_with_groups__user=user)
+        given = models.Q(shared_with_users=user) | models.Q(shared_with_groups__user=user)
+        return self.filter(mine | project | given).exclude(workflow_state=Document.WORKFLOW_STATE_ARCHIVED).distinct()
 
 
 class Document(models.Model):
     """A set of pages."""
 
-    objects = DocumentManager()
+    WORKFLOW_STATE_DRAFT = 0
+    WORKFLOW_STATE_PUBLISHED = 2
+    WORKFLOW_STATE_ARCHIVED = 3
 
     name = models.CharField(max_length=512)
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="documents")
@@ -106,8 +137,12 @@ class Document(models.Model):
     valid_part_types = models.ManyToManyField(DocumentPartType, blank=True, related_name="valid_in")
     shared_with_users = models.ManyToManyField(User, blank=True, related_name="shared_documents")
     shared_with_groups = models.ManyToManyField("auth.Group", blank=True, related_name="shared_documents")
+    workflow_state = models.PositiveSmallIntegerField(default=WORKFLOW_STATE_DRAFT)
+    tags = models.ManyToManyField(DocumentTag, blank=True, related_name="tags_document")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
+
+    objects = DocumentManager()
 
     class Meta:
         ordering = ["-updated_at"]
@@ -345,11 +380,34 @@ class OcrModelDocument(models.Model):
 
 
 class OcrModelRight(models.Model):
-    """Who may use a model that is somebody else's: a user or a team."""
+    """Whom a model is shared with: a user or a team."""
 
     ocr_model = models.ForeignKey(OcrModel, on_delete=models.CASCADE, related_name="ocr_model_rights")
-    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="ocr_model_rights", null=True, blank=True)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, null=True, blank=True, related_name="ocr_model_rights")
     group = models.ForeignKey(
-        "auth.Group", on_delete=models.CASCADE, related_name="ocr_model_rights", null=True, blank=True
+        "auth.Group", on_delete=models.CASCADE, null=True, blank=True, related_name="ocr_model_rights"
     )
-    created_at = models.DateTimeField(auto_now_add=True)
+
+
+class Metadata(models.Model):
+    """A key of what is said of documents and pages, the same for all of them."""
+
+    name = models.CharField(max_length=128, unique=True)
+    cidoc_id = models.CharField(max_length=8, null=True, blank=True)
+    public = models.BooleanField(default=False)
+
+
+class DocumentMetadata(models.Model):
+    """What is said of a document."""
+
+    document = models.ForeignKey(Document, on_delete=models.CASCADE)
+    key = models.ForeignKey(Metadata, on_delete=models.CASCADE)
+    value = models.CharField(max_length=512)
+
+
+class DocumentPartMetadata(models.Model):
+    """What is said of a page."""
+
+    part = models.ForeignKey(DocumentPart, on_delete=models.CASCADE, related_name="metadata")
+    key = models.ForeignKey(Metadata, on_delete=models.CASCADE)
+    value = models.CharField(max_length=512)

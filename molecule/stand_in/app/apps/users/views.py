@@ -1,35 +1,35 @@
-"""The few pages for people."""
+"""Pages of accounts and teams."""
 
 from typing import Any
 
-from django.apps import apps
-from django.conf import settings
 from django.contrib.auth.mixins import LoginRequiredMixin
-from django.views.generic import TemplateView
+from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.views.generic import CreateView, TemplateView, UpdateView, View
 from rest_framework.authtoken.models import Token
 
-
-class HomeView(TemplateView):
-    """What this is, and how many objects there are."""
-
-    template_name = "home.html"
-
-    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
-        """Add the numbers."""
-        names = ("Project", "Document", "DocumentPart", "OcrModel")
-        return super().get_context_data(
-            counts={name: apps.get_model("core", name).objects.count() for name in names},
-            kraken_version=settings.KRAKEN_VERSION,
-            version_date=settings.VERSION_DATE,
-            **kwargs,
-        )
+from users.models import GroupOwner, User
 
 
-class PlainView(LoginRequiredMixin, HomeView):
-    """The same page for people who are logged in."""
+class ProfileInfos(LoginRequiredMixin, UpdateView):
+    """What an account says of itself."""
+
+    model = User
+    fields = ("email", "first_name", "last_name", "legacy_mode")
+    template_name = "users/form.html"
+
+    def get_object(self, queryset: Any = None) -> User:
+        """Oneself."""
+        return self.request.user
+
+    def get_success_url(self) -> str:
+        """The same page."""
+        return reverse("profile")
 
 
-class ApiKeyView(LoginRequiredMixin, TemplateView):
+class ProfileApiKey(LoginRequiredMixin, TemplateView):
     """Shows the user's key for the API, where the PyPI package escriptorium-connector looks for it."""
 
     template_name = "users/profile_api_key.html"
@@ -38,3 +38,33 @@ class ApiKeyView(LoginRequiredMixin, TemplateView):
         """Add the key; it is made when there is none."""
         token, _ = Token.objects.get_or_create(user=self.request.user)
         return super().get_context_data(api_auth_token=token, **kwargs)
+
+
+class ProfileGroupListCreate(LoginRequiredMixin, CreateView):
+    """Makes teams."""
+
+    model = Group
+    fields = ("name",)
+    template_name = "users/form.html"
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        """Who makes a team owns it."""
+        answer = super().form_valid(form)
+        self.object.user_set.add(self.request.user)
+        GroupOwner.objects.create(group=self.object, owner=self.request.user)
+        return answer
+
+    def get_success_url(self) -> str:
+        """The same page."""
+        return reverse("profile-team-list")
+
+
+class GroupDetail(LoginRequiredMixin, View):
+    """A team, for its owner."""
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Return its name."""
+        group = Group.objects.get(pk=pk)
+        if group.groupowner.owner != request.user:
+            raise PermissionDenied
+        return HttpResponse(group.name, content_type="text/plain")

@@ -10,6 +10,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+        ("auth", "0012_alter_user_first_name_max_length"),
         ("core", "0001_initial"),
     ]
 
@@ -180,5 +181,107 @@ class Migration(migrations.Migration):
         migrations.AlterUniqueTogether(
             name="linetranscription",
             unique_together={("line", "transcription")},
+        ),
+        migrations.CreateModel(
+            name="ProjectTag",
+            fields=[
+                ("id", models.AutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=100)),
+                ("color", models.CharField(default="#007bff", max_length=7)),
+                ("user", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to=settings.AUTH_USER_MODEL)),
+            ],
+        ),
+        migrations.CreateModel(
+            name="DocumentTag",
+            fields=[
+                ("id", models.AutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=100)),
+                ("color", models.CharField(default="#007bff", max_length=7)),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, to="core.project", related_name="document_tags"
+                    ),
+                ),
+            ],
+        ),
+        migrations.AddField(
+            model_name="project",
+            name="tags",
+            field=models.ManyToManyField(blank=True, related_name="tags_project", to="core.projecttag"),
+        ),
+        migrations.AddField(
+            model_name="document",
+            name="tags",
+            field=models.ManyToManyField(blank=True, related_name="tags_document", to="core.documenttag"),
+        ),
+        migrations.AddField(
+            model_name="document",
+            name="workflow_state",
+            field=models.PositiveSmallIntegerField(default=0),
+        ),
+        migrations.CreateModel(
+            name="OcrModelRight",
+            fields=[
+                ("id", models.AutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                (
+                    "ocr_model",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, to="core.ocrmodel", related_name="ocr_model_rights"
+                    ),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="ocr_model_rights",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "group",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="ocr_model_rights",
+                        to="auth.group",
+                    ),
+                ),
+            ],
+        ),
+        migrations.CreateModel(
+            name="Metadata",
+            fields=[
+                ("id", models.AutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=128, unique=True)),
+                ("cidoc_id", models.CharField(blank=True, max_length=8, null=True)),
+                ("public", models.BooleanField(default=False)),
+            ],
+        ),
+        migrations.CreateModel(
+            name="DocumentMetadata",
+            fields=[
+                ("id", models.AutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("value", models.CharField(max_length=512)),
+                ("document", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="core.document")),
+                ("key", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="core.metadata")),
+            ],
+        ),
+        migrations.CreateModel(
+            name="DocumentPartMetadata",
+            fields=[
+                ("id", models.AutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("value", models.CharField(max_length=512)),
+                (
+                    "part",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, to="core.documentpart", related_name="metadata"
+                    ),
+                ),
+                ("key", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="core.metadata")),
+            ],
         ),
     ]

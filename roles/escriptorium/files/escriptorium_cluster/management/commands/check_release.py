@@ -5,7 +5,8 @@
 
 Run beside the current release before an upgrade. The last line of standard output is one JSON object:
 
-- ``problems``: why this release cannot run (imports, Django's checks, versions of packages);
+- ``problems``: why this release cannot run (imports, Django's checks, versions of packages, views that the gate does
+  not know);
 - ``findings``: what it asks of the platform that it does not give, each with ``name`` and ``text``
   (release_demands.py); settings with a new name only where ``--before`` names the source of the release that runs;
 - ``missing``: migrations that the database lacks, with their operations;
@@ -34,6 +35,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.models import NOT_PROVIDED
 
 from escriptorium_cluster import release_demands
+from escriptorium_cluster.gate.release import view_problems
 from escriptorium_cluster.migration_plan import Change, decide_back, harm, normal_name, pin_problems, reasons
 from escriptorium_cluster.site_request import LOCK_NUMBER
 
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 #: What web processes and workers import first.
-ENTRIES = ("escriptorium.wsgi", "escriptorium.asgi", "escriptorium.celery")
+ENTRIES = ("escriptorium.wsgi", "escriptorium.asgi", "escriptorium_cluster.asgi", "escriptorium.celery")
 
 
 class Command(BaseCommand):
@@ -80,7 +82,7 @@ class Command(BaseCommand):
         back = [change for name in own for change in self._changes(loader, self._migration(loader, name), data=True)]
         decision, why = decide_back(back)
         return {
-            "problems": [*self._imports(), *self._checks(), *self._pins()],
+            "problems": [*self._imports(), *self._checks(), *self._pins(), *view_problems()],
             "missing": [{"name": name, "operations": self._texts(loader, name)} for name in changes],
             "harms": reasons(harm(change) for found in changes.values() for change in found),
             "unknown": [".".join(key) for key in unknown],
