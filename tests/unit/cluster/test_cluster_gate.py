@@ -162,6 +162,7 @@ class Site:
 
         monkeypatch.setattr(self.module, "RIGHTS", {name: right(name) for name in self.own})
         self.rules: dict[str, Rule] = {}
+        self.made: Any = None
 
     def ask(self, method: str = "GET", kwargs: Mapping[str, Any] | None = None, **request: Any) -> Any:
         """Ask for a page; None: the view answers."""
@@ -178,7 +179,7 @@ class Site:
             resolver_match=SimpleNamespace(app_names=[], route=""),
         )  # fmt: skip
         vars(made).update(request)
-        self.user = lambda: made.user
+        self.made = made
         gate = self.module.Gate(lambda _: None)
         gate.views = self.rules
         return gate.process_view(made, view, [], kwargs or {})
@@ -257,7 +258,7 @@ def test_a_key_opens_what_is_there_for_programs(site: Site) -> None:
     site.rules["our.views.Page"] = Rule(programs=True)
     site.module.get_user = lambda _: SimpleNamespace(is_authenticated=False, pk=None)
     assert site.ask(headers={"Authorization": "Token 0123"}) is None
-    assert site.user().pk == Authenticated.pk, "the view sees the key's user"
+    assert site.made.user.pk == Authenticated.pk, "the view sees the key's user"
     assert VIEWS["escriptorium_cluster.media.media"].programs, "nginx asks with the key of a program"
     assert [name for name, rule in VIEWS.items() if rule.programs] == ["escriptorium_cluster.media.media"]
 
