@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,7 @@ DIRECTORIES = ("/dev/disk/by-id", "/dev/disk/by-path")
 ENVIRONMENT = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
 SETTLE = ("udevadm", "settle", "--timeout=30")
 # What ZFS says of a disk whose new partition has no name just now, and how often a step is tried then.
-VANISHED = "no such pool or dataset"
+VANISHED = re.compile(r"no such pool or dataset|devices is currently unavailable")
 ATTEMPTS = 5
 
 
@@ -163,7 +164,7 @@ class Host:
         """
         for _ in range(ATTEMPTS - 1):
             status, output, errors = self.run(step)
-            if status == 0 or VANISHED not in errors:
+            if status == 0 or not VANISHED.search(errors):
                 return status, output, errors
             self.run(SETTLE)
         return self.run(step)

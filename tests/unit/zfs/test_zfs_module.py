@@ -98,8 +98,15 @@ class Slow(Module):
 CREATE = ["zpool", "create", "tank", "a"]
 
 
-def test_a_partition_whose_name_is_not_there_yet_is_waited_for() -> None:
-    module = Slow(early=2)
+@pytest.mark.parametrize(
+    "says",
+    [
+        "cannot create 'tank': no such pool or dataset",
+        "cannot create 'tank': one or more devices is currently unavailable",
+    ],
+)
+def test_a_partition_whose_name_is_not_there_yet_is_waited_for(says: str) -> None:
+    module = Slow(2, says)
     assert zfs_pool.Host(module).take(CREATE) == (0, "", "")
     assert module.commands == [CREATE, list(zfs_pool.SETTLE), CREATE, list(zfs_pool.SETTLE), CREATE]
 
