@@ -147,7 +147,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         workers = setting("celery_worker_gpu_workers", [])
         if not workers:
             return None
-        profile = str(setting("escriptorium_profile", "kraken-5"))
+        profile = str(setting("escriptorium_profile", "kraken-5-django-5"))
         root = Path(__file__).resolve().parent.parent
         folder = Path(profile) if "/" in profile else root / "roles/escriptorium/files/profiles" / profile
         try:
