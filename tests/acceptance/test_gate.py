@@ -5,38 +5,18 @@ PLATFORM_INVENTORY=molecule/acceptance/inventory PLATFORM_ANSIBLE=.venv/bin (and
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import subprocess
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
 from client import Account, step
+from frontend import needs_frontend, shell
 from gate_table import CLEAN, SETUP, STATE, World, differences, wrong_grants, wrong_refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEEDED = ("PLATFORM_INVENTORY", "PLATFORM_ANSIBLE")
-pytestmark = pytest.mark.skipif(
-    not all(os.environ.get(name) for name in NEEDED), reason=f"{', '.join(NEEDED)} do not name a platform"
-)
-
-
-def shell(code: str) -> Any:
-    """Run code inside Django on the frontend and return the JSON that it prints last."""
-    arguments = json.dumps({"cmd": "/usr/local/bin/escriptorium-manage shell", "stdin": code})
-    command = [
-        str(Path(os.environ["PLATFORM_ANSIBLE"]) / "ansible"), "--inventory", os.environ["PLATFORM_INVENTORY"],
-        "frontend", "--become", "--module-name", "ansible.builtin.command", "--args", arguments,
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = re.findall(r"^[{\[0].*$", done.stdout, re.MULTILINE)
-    return json.loads(found[-1])
+pytestmark = needs_frontend
 
 
 @pytest.fixture(scope="module")
