@@ -139,8 +139,8 @@ def held(bench: Bench) -> int:
 def finish(bench: Bench, *ids: str, seconds: float = 120) -> list[int]:
     """Wait until all jobs have finished; return how often each was begun. Nothing is left anywhere."""
     done = until(bench, list(ids), FINISHED, seconds)
-    # A killed job's message may reach another worker before the claim of the killed process is gone. It goes back to its
-    # queue after PUT_BACK_SECONDS (lease.py), once.
+    # A killed job's message may reach another worker before the claim of the killed process is gone. It goes back to
+    # its queue after PUT_BACK_SECONDS (lease.py), once.
     done = wait_until(partial(trainings, bench), lambda now: now.unacknowledged == 0, 25, "all acknowledged", 0.1)
     assert (done.waiting, held(bench)) == ({"gpu": 0, "gpu-large": 0}, 0)
     return [len(starts) for starts in done.starts(*ids)]
