@@ -48,7 +48,7 @@ def _wrong(name: str, text: Any) -> Iterator[tuple[str, str]]:
     try:
         network = ipaddress.ip_network(text)
     except ValueError:
-        yield "a network, e.g. 10.20.0.0/16", _near(text)
+        yield "a network or an address, e.g. 10.20.0.0/16", _near(text)
         return
     shortest = MIN_PREFIX_LENGTHS[network.version]
     if network.prefixlen < shortest:
