@@ -121,8 +121,9 @@ def obstacles(project: Any) -> list[str]:
 
 def hashed(*columns: str) -> Sum:
     """Return a checksum over the rows of a query, whatever their order: the sum of PostgreSQL's hash of each row."""
-    texts = [Coalesce(Cast(F(column), TextField()), Value(NOTHING)) for column in columns]
-    separated = [part for text in texts for part in (text, Value("\x1f"))]
+    # Django 5 joins texts of one kind only.
+    nothing, end = (Value(text, output_field=TextField()) for text in (NOTHING, "\x1f"))
+    separated = [part for column in columns for part in (Coalesce(Cast(F(column), TextField()), nothing), end)]
     number = Func(Concat(*separated), Value(0), function="hashtextextended", output_field=models.BigIntegerField())
     return Sum(number, output_field=models.DecimalField(max_digits=40, decimal_places=0))
 

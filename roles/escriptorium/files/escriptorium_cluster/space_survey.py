@@ -136,7 +136,8 @@ class Survey:
     def _documents(self) -> None:
         parts = apps.get_model("core", "DocumentPart").objects
         # Images that lie elsewhere than in the folder of their document; there should be none.
-        home = Concat(Value("documents/"), Cast(F("document_id"), TextField()), Value("/"))
+        before, after = (Value(text, output_field=TextField()) for text in ("documents/", "/"))
+        home = Concat(before, Cast(F("document_id"), TextField()), after)
         strays = defaultdict(set)
         for name in parts.exclude(image__startswith=home).values_list("image", flat=True).iterator():
             path = PurePosixPath(name)
