@@ -165,7 +165,7 @@ def migrating(bench: Bench, prepared: list[str]) -> Iterator[subprocess.Popen[st
         "import LOCK_NUMBER; connection.cursor().execute('SELECT pg_advisory_lock(%s)', [LOCK_NUMBER]); "
         "print('locked', flush=True); time.sleep(300)"
     )
-    with manage(bench, "shell", "--command", code) as other:
+    with manage(bench, "shell", "--verbosity", "0", "--command", code) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "locked\n"
         yield other
