@@ -256,7 +256,7 @@ def draw_lines(client: Client, document: int) -> tuple[int, list[int]]:
 
 def write_line(at: Desk, order: int, text: str) -> None:
     """Open a line of the editor's transcription panel, write its text, and close it."""
-    at.page.locator("#visu-panel g polygon").nth(order).click(force=True)
+    at.page.locator("#transcription-panel g polygon").nth(order).click(force=True)
     with at.page.expect_response(lambda answer: "/transcriptions/" in answer.url and answer.request.method != "GET"):
         at.page.fill("#trans-input", text)
         at.page.press("#trans-input", "Enter")
