@@ -64,10 +64,6 @@ class Seen:
         """Return the answers of 400 and more that are not known."""
         return [answer for answer in self.answers if answer[2] >= 400 and answer not in KNOWN]
 
-    def files(self, folder: str) -> list[tuple[str, str, int]]:
-        """Return the answers for files below a folder of the media."""
-        return [answer for answer in self.answers if answer[1].startswith(f"/media/{folder}/")]
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -75,8 +71,9 @@ def browser() -> Iterator[Any]:
     program = next((found for name in PROGRAMS if (found := shutil.which(name))), None)
     if program is None:
         pytest.skip(f"this computer has no browser: none of {', '.join(PROGRAMS)}")
-    with sync_api.sync_playwright() as driver, step("start the browser"):
-        started = driver.chromium.launch(executable_path=program)
+    with sync_api.sync_playwright() as driver:
+        with step(f"start {program}"):
+            started = driver.chromium.launch(executable_path=program)
         yield started
         started.close()
 
@@ -155,6 +152,9 @@ def desk(browser: Any, account: Account) -> Iterator[Callable[[], Desk]]:
         opened.append(context)
         made = Desk(context.new_page(), site, Seen())
         made.seen.watch(made.page, site)
+        # Messages (the first asks for cookies) lie over the page until somebody closes them.
+        alert = made.page.locator("#alerts-container .alert .close").first
+        made.page.add_locator_handler(alert, lambda button: button.click())
         return made
 
     yield new
@@ -174,10 +174,10 @@ def test_a_scholar_works_for_a_day(desk: Callable[[], Desk], people: Mapping[str
     with step("draw two lines"):
         part, lines = draw_lines(client, document)
     with step("open the images: each thumbnail is there"):
-        at.seen.answers.clear()
+        before = len(at.seen.answers)
         at.go(f"/document/{document}/images/")
         at.images_are_shown("#cards-container .card img", 2)
-        thumbnails = at.seen.files(f"documents/{document}")
+        thumbnails = [one for one in at.seen.answers[before:] if one[1].startswith(f"/media/documents/{document}/")]
         assert len(thumbnails) >= 2
         assert {status for _, _, status in thumbnails} == {200}, thumbnails
     with step("open the editor and write a line"):
@@ -204,6 +204,9 @@ def test_a_scholar_works_for_a_day(desk: Callable[[], Desk], people: Mapping[str
         at.go("/projects/")
         assert urlsplit(at.page.url).path == "/login/"
     client.http.close()
+    print(
+        f"            {len(at.seen.answers)} answers, {len(at.seen.events)} messages by {len(at.seen.sockets)} sockets"
+    )
     assert at.seen.wrong() == []
     assert at.seen.violations == []
 
