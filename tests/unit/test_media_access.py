@@ -139,12 +139,15 @@ class Nginx:
             "nginx_websocket_address": f"127.0.0.1:{self.backend}",
             "__nginx_media_answers": str(self.answers),
             "__nginx_media_file": str(self.folder / "media.conf"),
+            "__nginx_logins": str(self.folder / "logins.conf"),
+            "nginx_login_rate": 0,
         } | variables
         site = self.render("nginx", "site.conf.j2", **given)
         site = re.sub(r"listen 443 .*;", f"listen 127.0.0.1:{self.port};", site)
         site = re.sub(r"listen 80 .*;", f"listen 127.0.0.1:{free_port()};", site)
         (self.folder / "site.conf").write_text(re.sub(r"\n *ssl_.*;", "", site))
-        (self.folder / "media.conf").write_text(self.render("nginx", "media.conf.j2", **given))
+        for name in ("media.conf", "logins.conf"):
+            (self.folder / name).write_text(self.render("nginx", f"{name}.j2", **given))
         temporary = "".join(
             f"{kind}_temp_path {self.folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -315,6 +318,33 @@ def test_a_page_of_a_hundred_images_costs_one_question(nginx: Nginx) -> None:
         answers = list(many.map(lambda number: nginx.get(OWN if number % 2 else THUMBNAIL, ALICE)[0], range(100)))
     assert answers == [200] * 100
     assert len(nginx.application.asked) == 1
+
+
+@needs_nginx
+def test_the_answer_is_there_before_a_documents_page_asks_for_its_images(nginx: Nginx) -> None:
+    for path in ("/document/1/images/", "/document/2/part/5/edit/", "/document/new/", "/documents/1/", "/document/1"):
+        nginx.get(path, ALICE)
+    for _ in range(100):
+        if len(nginx.application.asked) == 2:
+            break
+        time.sleep(0.02)
+    assert [(one["x-media-kind"], one["x-media-id"], one["cookie"]) for one in nginx.application.asked] == [
+        ("documents", "1", ALICE["Cookie"]),
+        ("documents", "2", ALICE["Cookie"]),
+    ]
+    assert (nginx.get(OWN, ALICE)[0], nginx.get("/media/documents/2/secret.png", ALICE)[0]) == (200, 403)
+    assert len(nginx.application.asked) == 2
+
+
+@needs_nginx
+def test_images_wait_for_each_others_answer_no_longer_than_they_have_to(nginx: Nginx) -> None:
+    nginx.application.seconds = 0.02
+    began = time.monotonic()
+    with ThreadPoolExecutor(6) as many:
+        answers = list(many.map(lambda _: nginx.get(OWN, ALICE)[0], range(6)))
+    assert answers == [200] * 6
+    assert len(nginx.application.asked) == 1
+    assert time.monotonic() - began < 0.45
 
 
 @needs_nginx

@@ -20,6 +20,10 @@ UPSTREAM: dict[str, Any] = {
     "CELERY_TASK_ROUTES": ROUTES,
     "DEFAULT_FROM_EMAIL": "htr@example.org",
     "IMPORT_ALLOWED_DOMAINS": ["iiif.example.org"],
+    "REST_FRAMEWORK": {
+        "PAGE_SIZE": 10,
+        "DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.TokenAuthentication", "sessions"],
+    },
     "DEBUG": True,
     "ALLOWED_HOSTS": ["*"],
     "LANGUAGE_CODE": "fr",
@@ -129,6 +133,12 @@ def test_the_web_side_is_closed(settings: Callable[..., Any]) -> None:
     assert found.DATA_UPLOAD_MAX_MEMORY_SIZE == 2 << 20
     assert found.ROOT_URLCONF == "escriptorium_cluster.urls"
     assert "mail_admins" not in str(found.LOGGING)
+
+
+def test_a_key_is_looked_up_once_and_sessions_stay_upstreams(settings: Callable[..., Any]) -> None:
+    found = settings().REST_FRAMEWORK
+    assert found["DEFAULT_AUTHENTICATION_CLASSES"] == ["escriptorium_cluster.gate.key_once.KeyOnce", "sessions"]
+    assert found["PAGE_SIZE"] == 10
 
 
 def test_uploads_are_looked_at_before_upstream_opens_them(settings: Callable[..., Any]) -> None:

@@ -166,6 +166,14 @@ IIIF_IMPORT_QUALITY = _config.iiif_quality
 
 # Views that a site adds, and what their keys name. The gate itself is always there.
 CLUSTER_GATE_VIEWS: dict[str, Rule] = dict(_config.gate_views)
+# It asks who sent a key before the view does: both get one answer.
+_keys = {"rest_framework.authentication.TokenAuthentication": "escriptorium_cluster.gate.key_once.KeyOnce"}
+REST_FRAMEWORK: dict[str, Any] = {
+    **upstream.REST_FRAMEWORK,
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        _keys.get(name, name) for name in upstream.REST_FRAMEWORK["DEFAULT_AUTHENTICATION_CLASSES"]
+    ],
+}
 ASGI_APPLICATION = "escriptorium_cluster.asgi.application"
 
 # --- Fair use: requests_bound.py, training_slots.py, fetching.py --------------------------------------------------
