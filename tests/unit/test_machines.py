@@ -50,6 +50,36 @@ def test_a_machine_knows_nobody_elses_process() -> None:
     assert machines_of(inventory(one=host(1)))["one"].process() is None
 
 
+@pytest.mark.parametrize(("lives_after", "starts"), [(1, 1), (99, 2)])
+def test_a_machine_whose_emulation_fails_at_its_start_is_started_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lives_after: int, starts: int
+) -> None:
+    """Not for ever, and not where it ends for another reason."""
+    machine = machines_of(inventory(one=host(1)))["one"]
+    booted: list[str] = []
+    monkeypatch.setattr(type(machine), "folder", tmp_path)
+    monkeypatch.setattr(type(machine), "process", lambda _: 1 if len(booted) >= lives_after else None)
+    monkeypatch.setattr(type(machine), "boot", lambda _: booted.append("on"))
+
+    def ssh(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 0, stdout="running\n" if len(booted) >= lives_after else "")
+
+    monkeypatch.setattr(type(machine), "ssh", ssh)
+    log = tmp_path / "qemu.log"
+    log.write_text("Assertion `section_index < d->map.sections_nb' failed. iotlb_to_section")
+    if starts == 1:
+        machine.await_ssh()
+    else:
+        with pytest.raises(MachineError, match="went off"):
+            machine.await_ssh()
+    assert len(booted) == starts
+    booted.clear()
+    log.write_text("out of memory")
+    with pytest.raises(MachineError, match="out of memory"):
+        machine.await_ssh()
+    assert booted == []
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder with the socket of a QEMU that refuses `wrong`, and tells of a removed disk before each answer."""
