@@ -51,9 +51,12 @@ def test_ones_own_are_looked_for_before_shares(
 def test_a_document_of_ones_own_is_one_that_is_not_deleted(load: Callable[[str], Any]) -> None:
     rights = load("escriptorium_cluster.gate.rights")
     said: list[Any] = []
-    objects = SimpleNamespace(
-        filter=lambda **which: said.append(which) or SimpleNamespace(exclude=lambda **not_: said.append(not_))
-    )
+
+    def chosen(**which: Any) -> SimpleNamespace:
+        said.append(which)
+        return SimpleNamespace(exclude=chosen)
+
+    objects = SimpleNamespace(filter=chosen)
     rights.apps.get_model = lambda *_: SimpleNamespace(objects=objects, WORKFLOW_STATE_ARCHIVED=3)
     rights.RIGHTS["document"].mine(rights.Scope("ada"))
     assert said == [{"owner": "ada"}, {"workflow_state": 3}]
