@@ -12,6 +12,7 @@ module_utils/platform_inventory.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ except ImportError:
 NO_IPV6 = "no-ipv6"
 NO_TIMEZONE = "no-timezone"
 
+ROLE = Path(__file__).resolve().parent.parent / "roles/escriptorium"
+
 
 def number(value: Any) -> int | None:
     """Return a whole number, or None where the value is none."""
@@ -37,6 +40,12 @@ def number(value: Any) -> int | None:
         return int(value)
     except (TypeError, ValueError):
         return None
+
+
+@cache
+def usual_profile() -> str:
+    """Return the release profile that the role takes where the inventory names none."""
+    return str(platform_variables.read_yaml(ROLE / "defaults/main.yml")["escriptorium_profile"])
 
 
 def _lines(result: Any) -> list[str]:
@@ -147,9 +156,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         workers = setting("celery_worker_gpu_workers", [])
         if not workers:
             return None
-        profile = str(setting("escriptorium_profile", "kraken-5-django-5"))
-        root = Path(__file__).resolve().parent.parent
-        folder = Path(profile) if "/" in profile else root / "roles/escriptorium/files/profiles" / profile
+        given = setting("escriptorium_profile", None)
+        profile = usual_profile() if given is None else str(given)
+        folder = Path(profile) if "/" in profile else ROLE / "files/profiles" / profile
         try:
             content = platform_variables.read_yaml(folder / "profile.yml") or {}
         except platform_variables.CatalogueError as error:

@@ -24,7 +24,7 @@ from typing import Any, Final
 from zoneinfo import available_timezones
 
 from .platform_gpu import GPU_RULES, cuda_of_driver
-from .platform_networks import NETWORK_RULES
+from .platform_networks import NETWORK_RULES, near
 from .platform_problems import (
     EVERY_HOST,
     THE_INVENTORY,
@@ -272,12 +272,7 @@ def rule_private_network(inventory: Inventory, catalogue: Catalogue) -> Iterator
         try:
             network = ipaddress.IPv4Network(value)
         except ValueError:
-            try:
-                near = str(ipaddress.IPv4Network(value, strict=False))
-            except ValueError:
-                near = ""
-            mend = f"write {near}" if near else "write the network's address and its prefix length"
-            mend = _NO_IPV6 if _is_ipv6(value) else mend
+            mend = _NO_IPV6 if _is_ipv6(value) else near(value)
             yield Problem(host, "site_private_network", shown, wanted, mend)
             continue
         if network.prefixlen < MIN_PREFIX_LENGTH:

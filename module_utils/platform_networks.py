@@ -48,7 +48,7 @@ def _wrong(name: str, text: Any) -> Iterator[tuple[str, str]]:
     try:
         network = ipaddress.ip_network(text)
     except ValueError:
-        yield "a network or an address, e.g. 10.20.0.0/16", _near(text)
+        yield "a network or an address, e.g. 10.20.0.0/16", near(text)
         return
     shortest = MIN_PREFIX_LENGTHS[network.version]
     if network.prefixlen < shortest:
@@ -56,11 +56,12 @@ def _wrong(name: str, text: Any) -> Iterator[tuple[str, str]]:
         if name == PROXIES:
             mend = "name your proxies only: who stands in it may claim any address"
         yield f"a prefix length from {shortest}", mend
-    elif name == INTERNAL and any(_overlap(network, near) for near in _NEIGHBOURHOOD):
+    elif name == INTERNAL and any(_overlap(network, own) for own in _NEIGHBOURHOOD):
         yield "no address of a host itself or its link", "name the address of the image server, e.g. 10.20.30.40/32"
 
 
-def _near(text: str) -> str:
+def near(text: str) -> str:
+    """Say how a text that is no network would be one."""
     try:
         return f"write {ipaddress.ip_network(text, strict=False)}"
     except ValueError:

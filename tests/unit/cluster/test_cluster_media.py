@@ -32,6 +32,8 @@ class Rows:
 
     @property
     def objects(self) -> Rows:
+        self.conditions: tuple[Condition, ...] = ()
+        self.wanted: dict[str, Any] = {}
         return self
 
     def for_user(self, user: Any) -> Rows:
@@ -39,7 +41,7 @@ class Rows:
         return self
 
     def filter(self, *conditions: Condition, **wanted: Any) -> Rows:
-        self.conditions, self.wanted = conditions, wanted
+        self.conditions, self.wanted = (*self.conditions, *conditions), {**self.wanted, **wanted}
         return self
 
     def exists(self) -> bool:

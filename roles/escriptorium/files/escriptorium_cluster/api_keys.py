@@ -60,10 +60,11 @@ def listed() -> list[Key]:
 
 
 def _state(user: Any) -> str:
+    from escriptorium_cluster.gate.accounts import has_expired
+
     if not user.is_active:
         return "account is closed"
-    expired = getattr(user, "is_account_expired", None)
-    return "account is expired" if expired is not None and expired() else "opens the API"
+    return "account is expired" if has_expired(user) else "opens the API"
 
 
 def revoke(users: Sequence[str], older_than: timedelta | None, now: datetime) -> list[str]:

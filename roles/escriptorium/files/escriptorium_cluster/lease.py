@@ -277,6 +277,16 @@ def boot_seconds() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def as_text(raw: Any) -> str:
+    """Return what Redis answers with as text."""
+    return raw.decode() if isinstance(raw, bytes) else str(raw)
+
+
+def read_hash(redis: Any, name: str) -> dict[str, str]:
+    """Return a hash of Redis as texts."""
+    return {as_text(key): as_text(value) for key, value in redis.hgetall(name).items()}
+
+
 def _text(path: str) -> str:
     try:
         return Path(path).read_text().strip()

@@ -28,8 +28,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
-from django.db.models import Q
 from django.http import HttpResponse
+
+from escriptorium_cluster.gate.rights import RIGHTS as NAMED
+from escriptorium_cluster.gate.rights import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -53,8 +55,7 @@ class Right:
 
 
 def _document(user: Any, number: str) -> bool:
-    found = apps.get_model("core", "Document").objects.for_user(user).filter(pk=int(number))
-    return bool(found.exists())
+    return bool(NAMED["document"].allowed(Scope(user)).filter(pk=int(number)).exists())
 
 
 def _account(user: Any, number: str) -> bool:
@@ -62,9 +63,7 @@ def _account(user: Any, number: str) -> bool:
 
 
 def _model(user: Any, folder: str) -> bool:
-    may = Q(public=True) | Q(owner=user) | Q(ocr_model_rights__user=user) | Q(ocr_model_rights__group__user=user)
-    found = apps.get_model("core", "OcrModel").objects.filter(may, file__startswith=f"models/{folder}/")
-    return bool(found.exists())
+    return bool(NAMED["model"].allowed(Scope(user)).filter(file__startswith=f"models/{folder}/").exists())
 
 
 def _witness(user: Any, name: str) -> bool:

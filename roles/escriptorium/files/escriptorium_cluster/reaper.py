@@ -41,10 +41,12 @@ from escriptorium_cluster.lease import (
     UNACKED,
     UNACKED_INDEX,
     Holder,
+    as_text,
     beat_of,
     host_of,
     parse_holder,
     parse_note,
+    read_hash,
     surely_gone,
 )
 from escriptorium_cluster.stopping import Stopped, finish, is_ordered, orders
@@ -271,14 +273,6 @@ class Report:
         return lines
 
 
-def _text(raw: Any) -> str:
-    return raw.decode() if isinstance(raw, bytes) else str(raw)
-
-
-def _hash(redis: Any, name: str) -> dict[str, str]:
-    return {_text(key): _text(value) for key, value in redis.hgetall(name).items()}
-
-
 def give_back(redis: Any, tag: str, note: str) -> tuple[str, ...]:
     """Put a message back to the head of its queues, unless somebody else holds it or it was acknowledged.
 
@@ -290,7 +284,7 @@ def give_back(redis: Any, tag: str, note: str) -> tuple[str, ...]:
         redis.eval(FORGET, 2, NOTES, UNACKED, tag, note)
         return ()
     message, exchange, routing_key = json.loads(raw)
-    bindings = [_text(binding) for binding in redis.smembers(f"_kombu.binding.{exchange}")] if exchange else []
+    bindings = [as_text(binding) for binding in redis.smembers(f"_kombu.binding.{exchange}")] if exchange else []
     queues = queues_of(bindings, routing_key)
     moved = redis.eval(
         GIVE_BACK, 3, UNACKED, UNACKED_INDEX, NOTES, tag, note, raw, json.dumps(redelivered(message)), *queues
@@ -313,9 +307,9 @@ def give_back_jobs_of_dead(redis: Any) -> list[Restored]:
     Jobs that an operator ends stay where they are: see ``end_jobs_of_dead``.
     """
     dead, ending = _dead_leases(redis), orders(redis)
-    unacknowledged = {_text(tag) for tag in redis.hkeys(UNACKED)}
+    unacknowledged = {as_text(tag) for tag in redis.hkeys(UNACKED)}
     restored = []
-    for tag, text in _hash(redis, NOTES).items():
+    for tag, text in read_hash(redis, NOTES).items():
         note = parse_note(text)
         if tag not in unacknowledged or note is None:
             redis.eval(FORGET, 2, NOTES, UNACKED, tag, text)
@@ -329,7 +323,7 @@ def give_back_jobs_of_dead(redis: Any) -> list[Restored]:
 def _dead_leases(redis: Any) -> set[str]:
     """Return the leases whose jobs may go elsewhere."""
     now = redis.time()[0]
-    return {lease for lease, when in _hash(redis, DEAD).items() if float(when) <= now}
+    return {lease for lease, when in read_hash(redis, DEAD).items() if float(when) <= now}
 
 
 def end_jobs_of_dead(redis: Any) -> list[Stopped]:
@@ -340,7 +334,7 @@ def end_jobs_of_dead(redis: Any) -> list[Stopped]:
 
 def succeed(redis: Any, own: Holder) -> list[Restored]:
     """Put back what former workers of the same name on the same machine held, if their processes are gone for sure."""
-    former = {lease: parse_holder(text) for lease, text in _hash(redis, LEASES).items()}
+    former = {lease: parse_holder(text) for lease, text in read_hash(redis, LEASES).items()}
     gone = [lease for lease, holder in former.items() if holder and surely_gone(holder, own)]
     if not [lease for lease in gone if declare_dead(redis, lease)]:
         return []
@@ -355,7 +349,7 @@ def bury_host(redis: Any, host: str, lease_seconds: float, pause: Callable[[floa
     """
     report = Report()
     grace = math.ceil(beat_of(lease_seconds) + 2 * ANSWER_SECONDS)
-    for lease, text in _hash(redis, LEASES).items():
+    for lease, text in read_hash(redis, LEASES).items():
         holder = parse_holder(text)
         if holder and holder.host == host:
             declare_dead(redis, lease, grace=grace)
@@ -370,10 +364,10 @@ def bury_host(redis: Any, host: str, lease_seconds: float, pause: Callable[[floa
 
 def unknown_host(redis: Any, host: str) -> str:
     """Say which hosts are known if this one is not: no worker of it lives, holds a message, or was seen lately."""
-    holders = [parse_holder(text) for text in _hash(redis, LEASES).values()]
-    notes = [parse_note(text) for text in _hash(redis, NOTES).values()]
+    holders = [parse_holder(text) for text in read_hash(redis, LEASES).values()]
+    notes = [parse_note(text) for text in read_hash(redis, NOTES).values()]
     known = {holder.host for holder in holders if holder} | {host_of(note.node) for note in notes if note}
-    known |= set(_hash(redis, HOSTS))
+    known |= set(read_hash(redis, HOSTS))
     names = ", ".join(sorted(known)) or "none"
     return "" if host in known else f"no worker of {host} was heard in the last 60 days; known: {names}"
 
@@ -388,8 +382,8 @@ def moment(redis: Any) -> Moment:
 def reap_leases(redis: Any, before: State, now: Moment, lease_seconds: float) -> tuple[Report, dict[str, Seen]]:
     """Look at all leases, declare those dead that have been silent for too long, and put back what the dead hold."""
     report = Report()
-    holders, renewals, dead = _hash(redis, LEASES), _hash(redis, RENEWED), _hash(redis, DEAD)
-    notes = [note for text in _hash(redis, NOTES).values() if (note := parse_note(text))]
+    holders, renewals, dead = read_hash(redis, LEASES), read_hash(redis, RENEWED), read_hash(redis, DEAD)
+    notes = [note for text in read_hash(redis, NOTES).values() if (note := parse_note(text))]
     # Redis may have lost a lease and not its notes: it gets as much time as any other.
     names = {note.lease: note.node for note in notes if note.lease not in dead}
     names |= {lease: holder.node if (holder := parse_holder(text)) else lease for lease, text in holders.items()}
@@ -406,7 +400,7 @@ def reap_leases(redis: Any, before: State, now: Moment, lease_seconds: float) ->
     report.restored = give_back_jobs_of_dead(redis)
     for host in {holder.host for text in holders.values() if (holder := parse_holder(text))}:
         redis.hset(HOSTS, host, now.time)
-    for memory, entries in ((DEAD, dead), (DONE, _hash(redis, DONE)), (HOSTS, _hash(redis, HOSTS))):
+    for memory, entries in ((DEAD, dead), (DONE, read_hash(redis, DONE)), (HOSTS, read_hash(redis, HOSTS))):
         for name, when in entries.items():
             if now.time - float(when) > REMEMBERED_SECONDS:
                 redis.hdel(memory, name)
@@ -424,15 +418,15 @@ def waiting_ids(redis: Any, queues: Sequence[str] = QUEUES) -> frozenset[str]:
     found: set[str] = set()
     for name in (queue + suffix for queue in queues for suffix in PRIORITIES):
         for start in range(0, int(redis.llen(name)), CHUNK):
-            found |= task_ids(_text(message) for message in redis.lrange(name, start, start + CHUNK - 1))
+            found |= task_ids(as_text(message) for message in redis.lrange(name, start, start + CHUNK - 1))
     return frozenset(found)
 
 
 def ids_at_work(redis: Any) -> frozenset[str]:
     """Return the ids of the jobs that workers hold or run."""
     held = (json.loads(raw) for raw in redis.hvals(UNACKED))
-    living = {_text(lease) for lease in redis.hkeys(LEASES)}
-    running = {job for job, lease in _hash(redis, RUNNING).items() if lease in living}
+    living = {as_text(lease) for lease in redis.hkeys(LEASES)}
+    running = {job for job, lease in read_hash(redis, RUNNING).items() if lease in living}
     return frozenset(task_ids(json.dumps(message[0]) for message in held) | running)
 
 
@@ -479,7 +473,7 @@ def mark_with_django(jobs: Sequence[str], models: Sequence[int], reason: str = "
 
 def run(redis: Any, config: ReaperConfig) -> Report:
     """Look once: leases first, then what the database holds for unfinished."""
-    before, now = parse_state(_text(redis.get(STATE) or "")), moment(redis)
+    before, now = parse_state(as_text(redis.get(STATE) or "")), moment(redis)
     report, leases = reap_leases(redis, before, now, config.lease_seconds)
     state = replace(before, time=now.time, instance=now.instance, leases=leases)
     try:

@@ -24,6 +24,7 @@ from django.utils.translation import get_language
 from escriptorium_cluster.cancelled import cancelled
 from escriptorium_cluster.config import TRAININGS
 from escriptorium_cluster.fair_use import BUSY, REFUSED, REQUEST_SPACE, lock_number, refusal
+from escriptorium_cluster.gate.rules import READING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,9 +35,8 @@ logger = logging.getLogger(__name__)
 WORDS = frozenset(name.rpartition(".")[2] for name in TRAININGS)
 #: Name of upstream's address for the forms of the web pages.
 FORM_ADDRESS = "document-parts-process"
-#: Part of the application that has the reports of jobs, and the methods that write nothing.
+#: Part of the application that has the reports of jobs.
 REPORTS = "reporting"
-READING = ("GET", "HEAD", "OPTIONS")
 #: Seconds that a request waits for an earlier one of the same user, and between two looks.
 WAIT_SECONDS = 5.0
 PAUSE_SECONDS = 0.1

@@ -12,7 +12,16 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from escriptorium_cluster.lease import NOTES, RUNNING, UNACKED, UNACKED_INDEX, Note, parse_note
+from escriptorium_cluster.lease import (
+    NOTES,
+    RUNNING,
+    UNACKED,
+    UNACKED_INDEX,
+    Note,
+    as_text,
+    parse_note,
+    read_hash,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +85,7 @@ def note_orders(redis: Any, wanted: Callable[[Note], bool], reason: str) -> list
     """
     keys = (NOTES, UNACKED, RUNNING, STOPPING)
     found = []
-    for tag, text in _hash(redis, NOTES).items():
+    for tag, text in read_hash(redis, NOTES).items():
         note = parse_note(text)
         if note is None or not wanted(note):
             continue
@@ -88,7 +97,7 @@ def note_orders(redis: Any, wanted: Callable[[Note], bool], reason: str) -> list
 
 def orders(redis: Any) -> dict[str, Order]:
     """Return what is to become of messages, by their delivery tags. Some may be gone, or be held by others by now."""
-    found = {tag: _parse(text) for tag, text in _hash(redis, STOPPING).items()}
+    found = {tag: _parse(text) for tag, text in read_hash(redis, STOPPING).items()}
     return {tag: order for tag, order in found.items() if order}
 
 
@@ -98,9 +107,9 @@ def finish(redis: Any, gone: Callable[[Note], bool], mark: Mark) -> list[Stopped
     :param gone: whether the processes of the worker that held a message have ended.
     :param mark: called before a message is dropped; what it raises leaves the rest to the next call.
     """
-    notes, unacknowledged = _hash(redis, NOTES), {_text(tag) for tag in redis.hkeys(UNACKED)}
+    notes, unacknowledged = read_hash(redis, NOTES), {as_text(tag) for tag in redis.hkeys(UNACKED)}
     stopped: dict[str, Stopped] = {}
-    for tag, text in _hash(redis, STOPPING).items():
+    for tag, text in read_hash(redis, STOPPING).items():
         order = _parse(text)
         note = parse_note(order.note) if order else None
         if order is None or note is None or tag not in unacknowledged or notes.get(tag, order.note) != order.note:
@@ -119,7 +128,7 @@ def take_back(redis: Any, wanted: Callable[[Note], bool]) -> None:
 
     :param wanted: whether the job of a message is one of them.
     """
-    for tag, text in _hash(redis, STOPPING).items():
+    for tag, text in read_hash(redis, STOPPING).items():
         order = _parse(text)
         note = parse_note(order.note) if order else None
         if note and wanted(note):
@@ -136,11 +145,3 @@ def _parse(text: str) -> Order | None:
         return Order(**json.loads(text))
     except (ValueError, TypeError):
         return None
-
-
-def _text(raw: Any) -> str:
-    return raw.decode() if isinstance(raw, bytes) else str(raw)
-
-
-def _hash(redis: Any, name: str) -> dict[str, str]:
-    return {_text(key): _text(value) for key, value in redis.hgetall(name).items()}

@@ -13,6 +13,8 @@ from django.contrib.admin.utils import unquote
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 
+from escriptorium_cluster.gate.rules import READING
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 OWN_FIELDS = frozenset({"first_name", "last_name", "legacy_mode"})
 #: Fields of the administration's form that make an account more powerful.
 POWERS = ("is_superuser", "is_staff")
-READING = ("GET", "HEAD", "OPTIONS")
 #: What a form carries beside fields.
 _FORM_FIELDS = frozenset({"csrfmiddlewaretoken"})
 
@@ -39,6 +40,12 @@ def _differs(stored: Any, given: Any) -> bool:
     if isinstance(stored, bool):
         return str(given).strip().lower() not in ({"true", "1", "on"} if stored else {"false", "0", "off", ""})
     return str(stored if stored is not None else "") != str(given if given is not None else "").strip()
+
+
+def has_expired(user: Any) -> bool:
+    """Whether an account's time is over, as upstream says; Django's own, and nobody, have no end."""
+    expired = getattr(user, "is_account_expired", None)
+    return expired is not None and bool(expired())
 
 
 def account_refusal(user: Any, method: str, target: object, data: Mapping[str, Any]) -> str:

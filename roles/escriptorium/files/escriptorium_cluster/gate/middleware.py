@@ -15,7 +15,7 @@ from escriptorium_cluster.gate import accounts
 from escriptorium_cluster.gate.checks import CHECKS, Asked
 from escriptorium_cluster.gate.keys import BadKeyError, carries_key, find, number
 from escriptorium_cluster.gate.rights import RIGHTS, Scope
-from escriptorium_cluster.gate.rules import ASKED, Rule
+from escriptorium_cluster.gate.rules import ASKED, READING, Rule
 from escriptorium_cluster.gate.table import VIEWS
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-READING = ("GET", "HEAD", "OPTIONS")
 UNAUTHORIZED, NOT_FOUND = 401, 404
 #: Part of an address that says in which format the REST interface answers.
 FORMAT = "format"
@@ -152,8 +151,7 @@ class Gate:
         account has expired.
         """
         request.user = get_user(request)
-        expired = getattr(request.user, "is_account_expired", None)
-        if expired is not None and expired():
+        if accounts.has_expired(request.user):
             raise RefusedError("the account of the session has expired", "This account has expired.")
 
     @staticmethod

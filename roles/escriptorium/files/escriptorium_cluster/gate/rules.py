@@ -31,6 +31,8 @@ SITE_RIGHTS = (
     "own_team",
 )
 NOTHING: Mapping[str, str] = MappingProxyType({})
+#: Methods that write nothing.
+READING = ("GET", "HEAD", "OPTIONS")
 
 _VIEW = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", re.ASCII)
 _KEY = re.compile(r"([A-Za-z_]\w*)=([a-z_]+)", re.ASCII)
