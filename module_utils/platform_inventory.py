@@ -20,6 +20,8 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
+from runpy import run_path
 from typing import Any, Final
 from zoneinfo import available_timezones
 
@@ -74,23 +76,9 @@ _DATABASE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 # What pg_hba.conf takes for many databases or users.
 _ACCESS_WORDS = frozenset({"all", "replication", "samegroup", "samerole", "sameuser"})
 _EMAIL = re.compile(r"^[^@\s<>,;:\"]+@(?P<domain>[^@\s<>,;:\"]+)$")
-# As the gate reads it (escriptorium_cluster/gate/rules.py): a view, and the rights to the parts of its address.
-_GATE_VIEW = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+( [A-Za-z_]\w*=[a-z_]+)*", re.ASCII)
-GATE_RIGHTS = (
-    "asked",
-    "document",
-    "own_document",
-    "part",
-    "line",
-    "line_text",
-    "region",
-    "transcription",
-    "project",
-    "own_project",
-    "model",
-    "own_model",
-    "team",
-    "own_team",
+# What the gate itself makes of a site's views: pure, as this module is, and part of what the hosts get.
+_GATE = run_path(
+    str(Path(__file__).resolve().parent.parent / "roles/escriptorium/files/escriptorium_cluster/gate/rules.py")
 )
 _PLACEHOLDER = re.compile(r"change[_ -]?me", re.IGNORECASE)
 _ANGLE = re.compile(r"<[^<>@\n]+>")
@@ -766,15 +754,14 @@ def rule_gate_views(inventory: Inventory, catalogue: Catalogue) -> Iterator[Prob
         for index, entry in enumerate(value):
             if not isinstance(entry, str):
                 continue
-            strange = [word for word in entry.split()[1:] if word.partition("=")[2] not in GATE_RIGHTS]
-            if strange or not _GATE_VIEW.fullmatch(entry):
+            try:
+                _GATE["read_site_rule"](entry)
+            except ValueError:
                 path = f"escriptorium_gate_views[{index}]"
                 wanted = "a view, then KEY=RIGHT for each part of its address"
-                mend = (
-                    f"the rights are {', '.join(GATE_RIGHTS)}"
-                    if strange
-                    else "write it like our_app.views.Crop pk=part"
-                )
+                rights = _GATE["SITE_RIGHTS"]
+                strange = [word for word in entry.split()[1:] if word.partition("=")[2] not in rights]
+                mend = f"the rights are {', '.join(rights)}" if strange else "write it like our_app.views.Crop pk=part"
                 yield Problem(host, path, _shown(path, entry, catalogue), wanted, mend)
 
 

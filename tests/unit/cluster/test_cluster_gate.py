@@ -10,7 +10,6 @@ from escriptorium_cluster.gate.keys import BadKeyError, carries_key, find, name_
 from escriptorium_cluster.gate.rules import ASKED, SITE_RIGHTS, Rule, read_site_rule
 from escriptorium_cluster.gate.table import VIEWS
 
-from module_utils.platform_inventory import GATE_RIGHTS
 from tests.unit.cluster.tables import Row
 
 if TYPE_CHECKING:
@@ -124,10 +123,6 @@ def test_sites_name_views_of_their_own() -> None:
 def test_what_is_no_view_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"names no view|is not KEY=RIGHT"):
         read_site_rule(text)
-
-
-def test_preflight_knows_the_same_rights() -> None:
-    assert GATE_RIGHTS == SITE_RIGHTS
 
 
 # --- the middleware ------------------------------------------------------------------------------------------------
