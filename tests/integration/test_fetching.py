@@ -267,8 +267,8 @@ threads = [threading.Thread(target=go, args=arguments) for arguments in both]
 
 def test_the_place_of_a_killed_import_is_free_again(site: Bench, server: Seen) -> None:
     code = f"""
-import escriptorium_cluster.fetching as fetching
-fetching.PLACE_SECONDS = 3
+import escriptorium_cluster.import_door as import_door
+import_door.PLACE_SECONDS = 3
 key = "cluster:imports:busy:127.0.0.1:{server.port}"
 now = redis.time()[0] * 1000
 redis.zadd(key, {{"dead": now + 2000, "deader": now + 2000}})
@@ -282,8 +282,8 @@ found = timed(requests.get, {server.url("/a")!r})
 
 def test_without_redis_an_import_goes_on(site: Bench, server: Seen) -> None:
     code = f"""
-from escriptorium_cluster.fetching import Adapter
-Adapter.policy._redis = lambda: Redis(port=1, socket_connect_timeout=1)
+from escriptorium_cluster.fetching import Policy
+Policy.redis = lambda _: Redis(port=1, socket_connect_timeout=1)
 job()
 found = timed(requests.get, {server.url("/a?busy=1&after=1")!r})
 """

@@ -6,6 +6,7 @@ import http.client
 import http.server
 import socket
 import threading
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,7 @@ class World:
     def __init__(self, load: Callable[[str], Any], asked: list[str], port: int) -> None:
         self.load, self.asked, self.port = load, asked, port
         self.fetching = load("escriptorium_cluster.fetching")
+        self.bounded = load("escriptorium_cluster.bounded_answer")
         self.names: dict[str, list[list[str]]] = {}
         self.resolved: list[str] = []
         self.connected: list[str] = []
@@ -159,7 +161,8 @@ class World:
         return socket.create_connection(("127.0.0.1", self.port), 5)
 
     def install(self, **settings: Any) -> None:
-        self.fetching.install(0, 5.0, 5.0, "agent", "redis://", **settings)
+        usual = {"places": 0, "patience": 5.0, "silence": 5.0, "agent": "agent", "redis_url": "redis://"}
+        self.fetching.install(**usual | settings)
 
     def get(self, url: str, task: str | None = None, **options: Any) -> requests.Response:
         self.load("celery").current_task = SimpleNamespace(name=task) if task else None
@@ -181,7 +184,7 @@ def world(load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Iterat
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     made.install()
-    monkeypatch.setattr(made.fetching.Policy, "politely", lambda _, __, send: send(whole=True))
+    monkeypatch.setattr(made.fetching.Policy, "politely", lambda _, __, send: send())
     yield made
     server.shutdown()
     server.server_close()
@@ -300,13 +303,60 @@ def test_answers_are_bounded(world: World, task: str | None, largest: int, path:
         world.fetching.Policy.politely = _bounded(world.fetching, policy)
     if path == "/large=":
         assert len(world.get(f"http://iiif.example.org{path}{largest}", task, stream=True).content) == largest
-    with pytest.raises(world.fetching.LargeAnswerError, match=f"more than {largest >> 20} MiB"):
+    with pytest.raises(world.bounded.LargeAnswerError, match=f"more than {largest >> 20} MiB"):
         world.get(f"http://iiif.example.org{path}{largest + 1}", task, stream=True)
+
+
+@pytest.fixture
+def slow(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Have the resolver be silent, as long as the test goes on."""
+    over = threading.Event()
+
+    def silent(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+        over.wait(30)
+        return world.resolve(host, port)
+
+    world.names["slow.example.org"] = [[PUBLIC]]
+    monkeypatch.setattr(world.load("escriptorium_cluster.bounded_lookup").socket, "getaddrinfo", silent)
+    yield over
+    over.set()
+
+
+def test_a_resolver_that_is_silent_holds_no_web_process(
+    world: World, slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.fetching, "WEB_SECONDS", 0.3)
+    for proxies in ({}, {"http": f"http://127.0.0.1:{world.port}"}):
+        began = time.monotonic()
+        with pytest.raises(requests.exceptions.RequestException, match=r"slow\.example\.org sent no whole answer"):
+            world.get("http://slow.example.org/", proxies=proxies)
+        assert 0.3 <= time.monotonic() - began < 2
+    assert (world.connected, world.asked, slow.is_set()) == ([], [], False)
+
+
+def test_a_resolver_that_is_silent_holds_a_job_until_a_connection_has_to_be_there(
+    world: World, slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.fetching, "CONNECT_SECONDS", 0.3)
+    world.load("celery").current_task = SimpleNamespace(name="core.tasks.convert")
+    with pytest.raises(requests.exceptions.ConnectTimeout, match=r"no connection to slow\.example\.org within 0\.3 s"):
+        requests.get("http://slow.example.org/")  # noqa: S113 - the process's own
+    assert not slow.is_set()
+
+
+def test_what_a_resolver_says_is_what_is_raised(world: World) -> None:
+    lookup = world.load("escriptorium_cluster.bounded_lookup")
+    world.names["both.example.org"] = [["10.0.0.1", PUBLIC, "10.0.0.1"]]
+    assert lookup.addresses_of("both.example.org", 80, None) == ["10.0.0.1", PUBLIC]
+    with pytest.raises(socket.gaierror):
+        lookup.addresses_of("nobody.example.org", 80, 5)
+    with pytest.raises(UnicodeError):
+        lookup.addresses_of("ä" * 70, 80, 5)
 
 
 def _bounded(fetching: Any, policy: Any) -> Callable[..., Any]:
     def politely(_: Any, __: Any, send: Callable[..., requests.Response]) -> requests.Response:
-        answer = send(whole=True)
+        answer = send()
         fetching.read_whole(answer, lambda: None, policy.largest)
         return answer
 

@@ -87,20 +87,21 @@ class Site:
 
     def __init__(self, load: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
         self.module = load("escriptorium_cluster.fetching")
+        self.bounded = load("escriptorium_cluster.bounded_answer")
         self.redis, self.cache, self.slept = Redis(), Cache(), list[float]()
         load("django.core.cache").cache = self.cache
         monkeypatch.setattr(self.module.time, "sleep", self.slept.append)
-        self.policy = self.module.Policy(2, 60.0, 30.0, "eScriptorium (+https://htr)", lambda: self.redis)
+        monkeypatch.setattr(self.module.Policy, "redis", lambda _: self.redis)
+        self.policy = self.module.Policy(2, 60.0, 30.0, "eScriptorium (+https://htr)", "redis://")
+
+    def install(self, **settings: Any) -> None:
+        usual = {"places": 2, "patience": 60.0, "silence": 30.0, "agent": "agent", "redis_url": "redis://"}
+        self.module.install(**usual | settings)
 
     def politely(self, *answers: requests.Response, agent: str = "python-requests/2") -> requests.Response:
         self.request = prepared(agent=agent)
         left = list(answers)
-
-        def send(*, whole: bool) -> requests.Response:
-            assert whole, "an import reads the whole answer while it holds its place"
-            return left.pop(0)
-
-        found = self.policy.politely(self.request, send)
+        found = self.policy.politely(self.request, lambda: left.pop(0))
         assert left == []
         return found  # type: ignore[no-any-return]
 
@@ -249,8 +250,7 @@ def dripping(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     """Run servers that drip; the process sends its requests as a host does, with short times."""
     monkeypatch.setattr(requests.sessions, "HTTPAdapter", requests.sessions.HTTPAdapter)
     monkeypatch.setattr(urllib3.connection.HTTPConnection, "response_class", http.client.HTTPResponse)
-    site.module.install(2, 60.0, SILENCE, "agent", "redis://", internal=["127.0.0.0/8"])
-    monkeypatch.setattr(site.module.Adapter.policy, "_redis", lambda: site.redis)
+    site.install(silence=SILENCE, internal=["127.0.0.0/8"])
     servers: list[socket.socket] = []
 
     def drip(server: socket.socket, at_once: bytes, rest: bytes) -> None:
@@ -283,7 +283,7 @@ def test_an_import_ends_where_a_server_drips(
     load("celery").current_task = SimpleNamespace(name=IMPORT)
     monkeypatch.setattr(site.module, "WHOLE_SECONDS", WHOLE)
     began = time.monotonic()
-    with pytest.raises(site.module.SlowServerError, match=r"127\.0\.0\.1 sent no whole answer within 0 s") as caught:
+    with pytest.raises(site.bounded.SlowServerError, match=r"127\.0\.0\.1 sent no whole answer within 0 s") as caught:
         requests.get(dripping(how), stream=True, timeout=SILENCE)
     assert not isinstance(caught.value, (requests.exceptions.ConnectionError, requests.exceptions.Timeout)), (
         "upstream would ask again, and again"
@@ -310,23 +310,21 @@ def test_others_wait_for_a_server_that_drips_for_less(  # noqa: PLR0917 - fixtur
     load("celery").current_task = SimpleNamespace(name=task) if task else None
     monkeypatch.setattr(site.module, bound, WHOLE)
     began = time.monotonic()
-    with pytest.raises(site.module.SlowServerError):
+    with pytest.raises(site.bounded.SlowServerError):
         requests.get(dripping(how).replace("image.jpg", name), timeout=SILENCE)
     assert WHOLE <= time.monotonic() - began < DRIPPING / 2
 
 
-def test_redirects_share_the_time_of_a_request(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site.module, "WHOLE_SECONDS", WHOLE)
-
+def test_redirects_share_the_time_of_a_request(site: Site) -> None:
     def fails(request: requests.PreparedRequest, seconds: float) -> None:
-        with site.module.in_time(request):
+        with site.module.in_time(request, WHOLE):
             PAUSE(seconds)
             raise requests.exceptions.ConnectionError
 
     request = prepared()
     with pytest.raises(requests.exceptions.ConnectionError):
         fails(request, WHOLE * 0.7)
-    with pytest.raises(site.module.SlowServerError):
+    with pytest.raises(site.bounded.SlowServerError):
         fails(request.copy(), WHOLE * 0.4)
 
 
@@ -344,23 +342,24 @@ def sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Install the adapter; note which way each request goes, and its time limit."""
     found: list[Any] = []
 
-    def plainly(*given: Any, **_: Any) -> requests.Response:
-        found.append(given[3])
+    def plainly(*_: Any, stream: bool, timeout: Any, **__: Any) -> requests.Response:
+        assert stream, "the answer is read by who bounds it"
+        found.append(timeout)
         return response()
 
-    def by(name: str, **how: bool) -> Callable[..., requests.Response]:
-        def go(_: Any, __: Any, send: Callable[..., requests.Response]) -> requests.Response:
+    def by(name: str) -> Callable[..., requests.Response]:
+        def go(_: Any, __: Any, send: Callable[[], requests.Response]) -> requests.Response:
             found.append(name)
-            return send(**how)
+            return send()
 
         return go
 
     monkeypatch.setattr(requests.sessions, "HTTPAdapter", requests.sessions.HTTPAdapter)
     monkeypatch.setattr(urllib3.connection.HTTPConnection, "response_class", http.client.HTTPResponse)
     monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", plainly)
-    monkeypatch.setattr(site.module.Policy, "politely", by("politely", whole=True))
+    monkeypatch.setattr(site.module.Policy, "politely", by("politely"))
     monkeypatch.setattr(site.module.Policy, "schema", by("schema"))
-    site.module.install(2, 60.0, 30.0, "agent", "redis://")
+    site.install()
     return found
 
 

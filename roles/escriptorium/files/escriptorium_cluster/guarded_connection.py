@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import urllib3
 from requests.adapters import HTTPAdapter
-from requests.exceptions import RequestException
+from requests.exceptions import ConnectTimeout, RequestException
 from requests.utils import select_proxy
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util.connection import create_connection
 
 from escriptorium_cluster.address_rules import AddressRules
+from escriptorium_cluster.bounded_answer import answer_end
+from escriptorium_cluster.bounded_lookup import addresses_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,14 +43,15 @@ class Guard:
     rules = AddressRules()
 
 
-def allowed_addresses(host: str, port: int, rules: AddressRules) -> list[str]:
+def allowed_addresses(host: str, port: int, rules: AddressRules, seconds: float | None) -> list[str]:
     """Return the addresses of a name that may be asked, in the resolver's order.
 
+    :param seconds: time for looking the name up, None: the system's.
     :raises socket.gaierror: when the name has none at all.
+    :raises TimeoutError: when the time is over.
     :raises RefusedAddressError: when it has none that may be asked.
     """
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    addresses = addresses_of(host.strip("[]"), port, seconds)
     allowed = [address for address in addresses if rules.allow(address)]
     if not allowed:
         raise RefusedAddressError(host)
@@ -58,22 +61,29 @@ def allowed_addresses(host: str, port: int, rules: AddressRules) -> list[str]:
 def connect(host: str, port: int, seconds: float | None, *options: Any) -> socket.socket:
     """Connect to one of a name's addresses that may be asked.
 
-    :param seconds: time for all of them together, None: the system's.
+    :param seconds: time for looking the name up and for all of them together, None: the system's. Nor is there more
+        than the answer has.
     :param options: source address and socket options, as urllib3 passes them.
     :raises OSError: the last one's, where none answers; TimeoutError when the time is over.
     :raises RefusedAddressError: when none may be asked.
     """
-    end = None if seconds is None else time.monotonic() + seconds
+    ends = [answer_end.get(None), None if seconds is None else time.monotonic() + seconds]
+    end = min((one for one in ends if one is not None), default=None)
     error: OSError = TimeoutError(f"no connection within {seconds} s")
-    for address in allowed_addresses(host, port, Guard.rules):
-        left = None if end is None else end - time.monotonic()
-        if left is not None and left <= 0:
+    for address in allowed_addresses(host, port, Guard.rules, left_until(end)):
+        left = left_until(end)
+        if left == 0:
             break
         try:
             return create_connection((address, port), left, *options)
         except OSError as caught:
             error = caught
     raise error
+
+
+def left_until(end: float | None) -> float | None:
+    """Return the seconds until a moment of the monotonic clock, 0 after it; None where there is none."""
+    return None if end is None else max(0.0, end - time.monotonic())
 
 
 class _Guarded:
@@ -132,8 +142,10 @@ class GuardedAdapter(HTTPAdapter):
         try:
             if select_proxy(request.url or "", dict(proxies or {})):
                 with suppress(socket.gaierror):
-                    allowed_addresses(name, url.port or 0, Guard.rules)
+                    allowed_addresses(name, url.port or 0, Guard.rules, left_until(answer_end.get(None)))
             return send()
+        except TimeoutError as error:
+            raise ConnectTimeout(error, request=request) from error
         except RefusedAddressError as error:
             text = f"{name} has no address on the public internet, and this site does not allow its network."
             raise RefusedServerError(text, request=request) from error
