@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from escriptorium_cluster.gate.rules import ASKED, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,91 @@ def test_ones_own_are_looked_for_before_shares(
     right = rights.Right(lambda _: Objects({1, 2, 3}, asked), mine=lambda _: Objects({1, 2}, asked))
     assert right.admits(rights.Scope(None), keys) is admitted
     assert len(asked) == questions
+
+
+class Pages:
+    """Pages, by number and document, and who may name which document; notes each question to the database."""
+
+    def __init__(self) -> None:
+        self.pages = {(10, 1), (20, 2), (90, 9)}
+        self.asked: list[str] = []
+        self.wanted: dict[str, Any] = {}
+
+    def filter(self, **wanted: Any) -> Pages:
+        made = Pages()
+        made.asked, made.wanted = self.asked, self.wanted | wanted
+        return made
+
+    def exists(self) -> bool:
+        documents = self.wanted["document__in"]
+        self.asked.append("both")
+        return any(
+            (page, document) == (self.wanted["pk"], self.wanted["document"]) and document in documents.keys
+            for page, document in self.pages
+        )
+
+    def order_by(self) -> Pages:
+        return self
+
+    def values(self, _: str) -> Pages:
+        return self
+
+    def distinct(self) -> Pages:
+        return self
+
+    def count(self) -> int:
+        self.asked.append("page")
+        return len(
+            {page for page, document in self.pages if document == self.wanted["document"]} & self.wanted["pk__in"]
+        )
+
+
+class Documents(Objects):
+    """Documents, as ``Objects``; notes how each question is asked."""
+
+    def __init__(self, keys: set[int], asked: list[Any]) -> None:
+        super().__init__(keys, asked)
+
+    def filter(self, **wanted: Any) -> Documents:
+        keys = set(wanted["pk__in"]) if "pk__in" in wanted else {wanted["pk"]}
+        return Documents(self.keys & keys, self.asked)
+
+    def count(self) -> int:
+        self.asked.append("document")  # type: ignore[arg-type]
+        return len(self.keys)
+
+
+@pytest.mark.parametrize(
+    ("document", "part", "refused", "questions"),
+    [
+        (1, 10, "", ["both"]),
+        (2, 20, "", ["both", "both"]),
+        (9, 90, "document_pk=9 is no document", ["both", "both", "document", "document"]),
+        (1, 20, "part_pk=20 is no part", ["both", "both", "document", "page"]),
+    ],
+)
+def test_a_document_and_its_page_are_one_question(
+    load: Callable[[str], Any], document: int, part: int, refused: str, questions: list[str]
+) -> None:
+    middleware, rights = load("escriptorium_cluster.gate.middleware"), load("escriptorium_cluster.gate.rights")
+    pages = Pages()
+    rights.apps.get_model = lambda *_: SimpleNamespace(objects=pages)
+    middleware.RIGHTS = {
+        **rights.RIGHTS,
+        "document": rights.Right(
+            lambda _: Documents({1, 2}, pages.asked), names="document", mine=lambda _: Documents({1}, pages.asked)
+        ),
+    }
+    scope = rights.Scope("ada")
+    rule = Rule(url={"document_pk": "document", "part_pk": "part", "pk": ASKED})
+    said = ""
+    try:
+        middleware.Gate._ask_keys(scope, rule, {"document_pk": document, "part_pk": part, "pk": 5}, {}, {})
+    except middleware.RefusedError as error:
+        said = error.reason
+    assert (said, pages.asked) == (refused, questions)
+    if not refused:
+        assert scope.named == {"document": document, "part": part}, "what comes after it lies in them"
 
 
 def test_a_document_of_ones_own_is_one_that_is_not_deleted(load: Callable[[str], Any]) -> None:

@@ -55,7 +55,7 @@ class Right:
 
 
 def _document(user: Any, number: str) -> bool:
-    return bool(NAMED["document"].allowed(Scope(user)).filter(pk=int(number)).exists())
+    return NAMED["document"].admits(Scope(user), {int(number)})
 
 
 def _account(user: Any, number: str) -> bool:

@@ -14,7 +14,7 @@ from django.http import Http404, JsonResponse
 from escriptorium_cluster.gate import accounts
 from escriptorium_cluster.gate.checks import CHECKS, Asked
 from escriptorium_cluster.gate.keys import BadKeyError, carries_key, find, number
-from escriptorium_cluster.gate.rights import RIGHTS, Scope
+from escriptorium_cluster.gate.rights import INSIDE, RIGHTS, Scope
 from escriptorium_cluster.gate.rules import ASKED, READING, Rule
 from escriptorium_cluster.gate.table import VIEWS
 
@@ -164,15 +164,15 @@ class Gate:
 
     @staticmethod
     def _ask_keys(scope: Scope, rule: Rule, kwargs: Mapping[str, Any], query: Any, data: Any) -> None:
-        for name, wanted in rule.url.items():
-            if wanted == ASKED or name not in kwargs:
-                continue
+        named = [
+            (name, wanted, _read_key(name, wanted, kwargs[name]))
+            for name, wanted in rule.url.items()
+            if wanted != ASKED and name in kwargs
+        ]
+        admitted = _admitted_at_once(scope, named)
+        for name, wanted, key in named:
             right = RIGHTS[wanted]
-            try:
-                key = kwargs[name] if right.column == "slug" else number(kwargs[name])
-            except BadKeyError:
-                raise RefusedError(f"{name} is no number", status=NOT_FOUND) from None
-            if key is None or not right.admits(scope, {key}):
+            if name not in admitted and not right.admits(scope, {key}):
                 raise RefusedError(f"{name}={key} is no {wanted}", status=right.status)
             if right.names and isinstance(key, int):
                 scope.named[right.names] = key
@@ -196,6 +196,31 @@ class Gate:
             carried = other or carries_key(dict(data.lists()) if hasattr(data, "lists") else data)
         if carried:
             raise RefusedError(f"the gate does not know {name}", f"This site does not open {name}.")
+
+
+def _read_key(name: str, wanted: str, text: Any) -> int | str:
+    """Return what a part of an address names."""
+    try:
+        key = text if RIGHTS[wanted].column == "slug" else number(text)
+    except BadKeyError:
+        raise RefusedError(f"{name} is no number", status=NOT_FOUND) from None
+    if key is None:
+        raise RefusedError(f"{name} names no {wanted}", status=RIGHTS[wanted].status)
+    return key
+
+
+def _admitted_at_once(scope: Scope, keys: Sequence[tuple[str, str, Any]]) -> set[str]:
+    """Return the names of the first two keys where one question admits both.
+
+    What it does not admit is asked for one after the other: the answer is that of the first refusal.
+    """
+    if len(keys) < 2:  # noqa: PLR2004 - two
+        return set()
+    (first, outer, outer_key), (second, inner, inner_key) = keys[:2]
+    column = INSIDE.get((outer, inner))
+    if column is None or not RIGHTS[outer].admits_inside(scope, outer_key, RIGHTS[inner], inner_key, column):
+        return set()
+    return {first, second}
 
 
 FORMS = ("", "application/x-www-form-urlencoded", "multipart/form-data")

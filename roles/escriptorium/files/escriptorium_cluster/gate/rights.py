@@ -48,6 +48,18 @@ class Right:
         """Whether the user may name all of these objects; one question to the database, or two where it is shared."""
         return any(self._has_all(ask(scope), keys) for ask in (self.mine, self.allowed) if ask is not None)
 
+    def admits_inside(self, scope: Scope, key: int, inner: Right, inner_key: int, column: str) -> bool:
+        """Whether the user may name an object, and another one that lies in it: one question for both, or two.
+
+        :param column: of the other one, which names the object.
+        """
+        objects = inner.allowed(Scope(scope.user, scope.named | {self.names: key})).filter(pk=inner_key)
+        return any(
+            objects.filter(**{f"{column}__in": ask(scope).filter(pk=key).order_by().values("pk")}).exists()
+            for ask in (self.mine, self.allowed)
+            if ask is not None
+        )
+
     def _has_all(self, objects: Any, keys: Collection[int | str]) -> bool:
         found = objects.filter(**{f"{self.column}__in": keys})
         return bool(found.order_by().values(self.column).distinct().count() == len(keys))
@@ -152,3 +164,7 @@ RIGHTS: dict[str, Right] = {
     # Nothing says which documents use a type of annotations as theirs.
     "own_annotation_type": Right(lambda _: _model("AnnotationType").none()),
 }
+
+#: Rights that many requests ask for one after the other, and that are one question: the column of the second's objects
+#: which names the first's.
+INSIDE = {("document", "part"): "document"}
