@@ -7,10 +7,8 @@ import json
 
 import pytest
 from escriptorium_cluster.fair_use import (
-    BUSY,
     HELD_HEADER,
     MOST_SLOTS,
-    REFUSED,
     REQUEST_SPACE,
     SLOT_SPACE,
     HeldJob,
@@ -19,7 +17,6 @@ from escriptorium_cluster.fair_use import (
     lock_number,
     marked,
     oldest_of_each,
-    refusal,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,21 +32,6 @@ def message(task_id: str, user: int, queue: str = "gpu", **headers: object) -> b
             "properties": {"delivery_info": {"exchange": "", "routing_key": queue}, "delivery_tag": "t"},
         }
     ).encode()
-
-
-@pytest.mark.parametrize(
-    ("language", "start"),
-    [("en", "You have 3 "), ("de-ch", "Sie haben 3 "), ("FR", "Vous avez 3 "), ("la", "You"), (None, "You")],
-)
-def test_the_refusal_is_in_the_users_language(language: str | None, start: str) -> None:
-    text = refusal(REFUSED, language, count=3, bound=2)
-    assert text.startswith(start)
-    assert "2" in text
-
-
-def test_every_language_says_both_numbers() -> None:
-    assert all("{count}" in text and "{bound}" in text for text in REFUSED.values())
-    assert BUSY.keys() == REFUSED.keys()
 
 
 locks = st.tuples(

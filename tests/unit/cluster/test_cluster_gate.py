@@ -144,6 +144,8 @@ class Site:
         self.denied = load("django.core.exceptions").PermissionDenied = type("PermissionDenied", (Exception,), {})
         load("django.contrib.auth.views").redirect_to_login = lambda path: f"login for {path}"
         load("django.conf").settings = SimpleNamespace(CLUSTER_GATE_VIEWS={})
+        self.language = "en"
+        load("django.utils.translation").get_language = lambda: self.language
         self.module = load("escriptorium_cluster.gate.middleware")
         self.asked: list[tuple[str, set[int]]] = []
         self.own = {"document": {1}, "model": {5}}
@@ -256,6 +258,65 @@ def test_a_key_opens_what_is_there_for_programs(site: Site) -> None:
     assert site.made.user.pk == Authenticated.pk, "the view sees the key's user"
     assert VIEWS["escriptorium_cluster.media.media"].programs, "nginx asks with the key of a program"
     assert [name for name, rule in VIEWS.items() if rule.programs] == ["escriptorium_cluster.media.media"]
+
+
+IN_ENGLISH = (
+    "This is not yours.",
+    "A key is not understood: a key is not a number.",
+    "This site does not open our.views.Page.",
+)
+
+
+@pytest.mark.parametrize(
+    ("language", "texts"),
+    [
+        ("en-gb", IN_ENGLISH),
+        ("la", IN_ENGLISH),
+        (
+            "fr",
+            (
+                "Ceci ne vous appartient pas.",
+                "Une clé n'est pas comprise : a key is not a number.",
+                "Ce site n'ouvre pas our.views.Page.",
+            ),
+        ),
+        (
+            "de",
+            (
+                "Das gehört Ihnen nicht.",
+                "Ein Schlüssel ist nicht zu verstehen: a key is not a number.",
+                "Diese Site öffnet our.views.Page nicht.",
+            ),
+        ),
+    ],
+)
+def test_what_is_refused_is_said_in_the_language_of_the_request(
+    site: Site, caplog: pytest.LogCaptureFixture, language: str, texts: tuple[str, ...]
+) -> None:
+    site.language = language
+    said = []
+    for rule, form in (
+        (Rule(body={"model": "model"}), {"model": "6"}),
+        (Rule(body={"model": "model"}), {"model": "6_0"}),
+        (None, {"line_pk": "1"}),
+    ):
+        site.rules = {"our.views.Page": rule} if rule else {}
+        with pytest.raises(site.denied) as refused:
+            site.ask("POST", form=form)
+        said.append(str(refused.value))
+    assert tuple(said) == texts
+    assert "the gate does not know our.views.Page" in caplog.text, "the journal has its own words"
+
+
+def test_a_check_is_said_in_the_language_of_the_request_and_noted_in_english(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.rules["our.views.Page"] = Rule(check="profile")
+    site.language = "de"
+    monkeypatch.setattr(site.module, "CHECKS", {"profile": lambda _: site.module.texts.FOREIGN_MODEL})
+    with pytest.raises(site.denied, match="Nur wem ein Modell gehört, darf es überschreiben"):
+        site.ask("POST", form={"name": "x"})
+    assert "our.views.Page: Only its owner writes over a model." in caplog.text
 
 
 # --- what a release has ---------------------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def test_reports_of_jobs_are_read_only(site: Site, method: str) -> None:
     """Who writes one, or puts a colleague's name on it, changes what the bound counts."""
     middleware = site.module.ReportsAreRead(str)
     content, status, allow = middleware.process_view(request(method), view_of("reporting"), [], {})
-    assert (content["detail"], status) == ("Reports of jobs are written by the jobs.", 405)
+    assert (content["detail"], status) == ("Berichte über Aufträge schreiben die Aufträge selbst.", 405)
     assert allow == ("Allow", "GET, HEAD, OPTIONS")
     assert middleware.process_view(request(method), view_of("core"), [], {}) is None
     assert middleware(5) == "5"

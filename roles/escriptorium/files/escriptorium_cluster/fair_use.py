@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable
 
 #: First 16 bits of the database's advisory locks, so that they are nobody else's: "EU" and "EV".
 SLOT_SPACE = 0x4555
@@ -39,11 +39,6 @@ BUSY = {
     "de": "Eine frühere Anfrage von Ihnen ist noch nicht beantwortet. Versuchen Sie es gleich noch einmal.",
 }
 WAITS = "This training waits until another one of yours has ended: {bound} of them may run at a time."
-
-
-def refusal(texts: Mapping[str, str], language: str | None, **numbers: int) -> str:
-    """Return why a training is refused, in the user's language, or in English."""
-    return texts.get((language or "en")[:2].lower(), texts["en"]).format(**numbers)
 
 
 def lock_number(space: int, user: int, slot: int = 0) -> int:

@@ -10,10 +10,9 @@ import hashlib
 import ipaddress
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from escriptorium_cluster.texts import in_language
 
 #: Bits of an address that name a network: what one customer of a provider has, at the least.
 NETWORK_BITS = {4: 24, 6: 48}
@@ -95,7 +94,6 @@ class Guesses:
             self.cache.delete(key_of(account, address))
 
 
-def refusal(seconds: int, language: str | None, texts: Mapping[str, str] = REFUSED) -> str:
+def refusal(seconds: int, language: str | None) -> str:
     """Return why a login is refused, in the user's language, or in English."""
-    text = texts.get((language or "en")[:2].lower(), texts["en"])
-    return text.format(minutes=max(1, -(-seconds // 60)))
+    return in_language(REFUSED, language, minutes=max(1, -(-seconds // 60)))

@@ -23,8 +23,10 @@ from django.utils.translation import get_language
 
 from escriptorium_cluster.cancelled import cancelled
 from escriptorium_cluster.config import TRAININGS
-from escriptorium_cluster.fair_use import BUSY, REFUSED, REQUEST_SPACE, lock_number, refusal
+from escriptorium_cluster.fair_use import BUSY, REFUSED, REQUEST_SPACE, lock_number
 from escriptorium_cluster.gate.rules import READING
+from escriptorium_cluster.gate.texts import JOBS_REPORTS
+from escriptorium_cluster.texts import in_language
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +113,7 @@ class ReportsAreRead:
         model = getattr(getattr(getattr(view, "cls", None), "queryset", None), "model", None)
         if request.method in READING or model is None or model._meta.app_label != REPORTS:  # noqa: SLF001 - Django documents it
             return None
-        detail = "Reports of jobs are written by the jobs."
+        detail = in_language(JOBS_REPORTS, get_language())
         return JsonResponse({"detail": detail}, status=405, headers={"Allow": ", ".join(READING)})
 
 
@@ -137,12 +139,12 @@ class TrainingsBound:
         if user is None:
             return None
         if not self._locked(request, user):
-            return _refuse(kind, refusal(BUSY, get_language()))
+            return _refuse(kind, in_language(BUSY, get_language()))
         count, bound = unfinished(user), settings.CLUSTER_USER_TRAININGS
         if count < bound:
             return None
         logger.info("refused a training of user %s: %s of %s", user.pk, count, bound)
-        return _refuse(kind, refusal(REFUSED, get_language(), count=count, bound=bound))
+        return _refuse(kind, in_language(REFUSED, get_language(), count=count, bound=bound))
 
     @staticmethod
     def _locked(request: Any, user: Any) -> bool:

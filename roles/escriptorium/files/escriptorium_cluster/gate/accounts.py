@@ -14,9 +14,12 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 
 from escriptorium_cluster.gate.rules import READING
+from escriptorium_cluster.gate.texts import ACCOUNT_KEYS, KEEP, NOTHING_SAID, POWERFUL, SUPERUSERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from escriptorium_cluster.gate.texts import Text
 
 #: What each account changes of itself. The rest of what a form sends has to be as it is.
 OWN_FIELDS = frozenset({"first_name", "last_name", "legacy_mode"})
@@ -24,10 +27,6 @@ OWN_FIELDS = frozenset({"first_name", "last_name", "legacy_mode"})
 POWERS = ("is_superuser", "is_staff")
 #: What a form carries beside fields.
 _FORM_FIELDS = frozenset({"csrfmiddlewaretoken"})
-
-KEEP = "An account changes its first name, last name and settings of the interface; ask an administrator for the rest."
-SUPERUSERS = "Only superusers change accounts of superusers."
-POWERFUL = "Only superusers give powers."
 
 
 def changes(user: Any, data: Mapping[str, Any]) -> list[str]:
@@ -48,21 +47,21 @@ def has_expired(user: Any) -> bool:
     return expired is not None and bool(expired())
 
 
-def account_refusal(user: Any, method: str, target: object, data: Mapping[str, Any]) -> str:
-    """Return why a request of the REST interface may not write an account; empty where it may.
+def account_refusal(user: Any, method: str, target: object, data: Mapping[str, Any]) -> Text:
+    """Return why a request of the REST interface may not write an account; nothing where it may.
 
     :param target: the key in the address; None where an account is made.
     """
     if user.is_superuser:
-        return ""
+        return NOTHING_SAID
     if target is None:
         # Upstream lets members of staff make accounts, and no superusers by this way.
-        return "" if user.is_staff else KEEP
+        return NOTHING_SAID if user.is_staff else KEEP
     if str(target) == str(user.pk):
-        return KEEP if method == "DELETE" or changes(user, data) else ""
+        return KEEP if method == "DELETE" or changes(user, data) else NOTHING_SAID
     if not user.is_staff:
         return KEEP
-    return SUPERUSERS if _are_superusers([target]) else ""
+    return SUPERUSERS if _are_superusers([target]) else NOTHING_SAID
 
 
 def _are_superusers(keys: list[Any]) -> bool:
@@ -72,29 +71,29 @@ def _are_superusers(keys: list[Any]) -> bool:
     return bool(get_user_model().objects.filter(pk__in=keys, is_superuser=True).exists())
 
 
-def admin_refusal(user: Any, method: str, route: str, kwargs: Mapping[str, Any], form: Any) -> str:
-    """Return why a member of staff may not use a page of the administration site; empty where they may.
+def admin_refusal(user: Any, method: str, route: str, kwargs: Mapping[str, Any], form: Any) -> Text:
+    """Return why a member of staff may not use a page of the administration site; nothing where they may.
 
     :param route: the page's address as it is declared, as ``admin/users/user/<path:object_id>/change/``.
     :param form: fields that were sent.
     """
     if user.is_superuser or not user.is_staff:
         # Who is not of the staff is refused by the site itself.
-        return ""
+        return NOTHING_SAID
     part = "/" + route
     if "/authtoken/" in part:
-        return "Keys of accounts are for superusers."
+        return ACCOUNT_KEYS
     if method in READING:
-        return ""
+        return NOTHING_SAID
     if "/auth/group/" in part:
-        return POWERFUL if form.getlist("permissions") else ""
+        return POWERFUL if form.getlist("permissions") else NOTHING_SAID
     model = get_user_model()._meta  # noqa: SLF001 - Django documents it
     if f"/{model.app_label}/{model.model_name}/" not in part:
-        return ""
+        return NOTHING_SAID
     return _account_form_refusal(kwargs.get("object_id", kwargs.get("id")), form)
 
 
-def _account_form_refusal(key: Any, form: Any) -> str:
+def _account_form_refusal(key: Any, form: Any) -> Text:
     """Return why a form about accounts is refused: of one, or of those that an action of the list is for."""
     targets = [unquote(str(key))] if key is not None else form.getlist("_selected_action")
     if form.get("select_across") == "1" or (targets and _are_superusers(targets)):
@@ -107,4 +106,4 @@ def _account_form_refusal(key: Any, form: Any) -> str:
         return POWERFUL
     joined = [text for text in form.getlist("groups") if text.isascii() and text.isdigit()]
     powerful = Group.objects.filter(pk__in=joined, permissions__isnull=False)
-    return POWERFUL if powerful.exclude(user=target).exists() else ""
+    return POWERFUL if powerful.exclude(user=target).exists() else NOTHING_SAID

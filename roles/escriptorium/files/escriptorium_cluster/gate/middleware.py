@@ -10,20 +10,22 @@ from django.contrib.auth import get_user
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, JsonResponse
+from django.utils.translation import get_language
 
-from escriptorium_cluster.gate import accounts
+from escriptorium_cluster.gate import accounts, texts
 from escriptorium_cluster.gate.checks import CHECKS, Asked
 from escriptorium_cluster.gate.keys import BadKeyError, carries_key, find, number
 from escriptorium_cluster.gate.rights import INSIDE, RIGHTS, Scope
 from escriptorium_cluster.gate.rules import ASKED, READING, Rule
 from escriptorium_cluster.gate.table import VIEWS
+from escriptorium_cluster.texts import in_language
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 logger = logging.getLogger(__name__)
 
-UNAUTHORIZED, NOT_FOUND = 401, 404
+UNAUTHORIZED, MISSING = 401, 404
 #: Part of an address that says in which format the REST interface answers.
 FORMAT = "format"
 ADMINISTRATION = "admin"
@@ -40,11 +42,14 @@ class RefusedError(Exception):
 class LoginWantedError(Exception):
     """The request is nobody's; ``status`` and ``detail`` are those of the REST interface's answer."""
 
-    def __init__(
-        self, detail: str = "Authentication credentials were not provided.", status: int = UNAUTHORIZED
-    ) -> None:
+    def __init__(self, detail: str, status: int = UNAUTHORIZED) -> None:
         super().__init__(detail)
         self.detail, self.status = detail, status
+
+
+def said(text: texts.Text, **values: object) -> str:
+    """Return a text in the language of the request."""
+    return in_language(text, get_language(), **values)
 
 
 def view_name(view: Callable[..., Any], method: str) -> str:
@@ -98,10 +103,10 @@ class Gate:
             logger.warning(
                 "refused %s %s of user %s: %s", request.method, request.path, _number_of(request), refused.reason
             )
-            detail = refused.detail or ("Not found." if refused.status == NOT_FOUND else "This is not yours.")
+            detail = refused.detail or said(texts.NOT_FOUND if refused.status == MISSING else texts.NOT_YOURS)
             if rest:
                 return JsonResponse({"detail": detail}, status=refused.status)
-            if refused.status == NOT_FOUND:
+            if refused.status == MISSING:
                 raise Http404(detail) from None
             raise PermissionDenied(detail) from None
         return None
@@ -116,7 +121,7 @@ class Gate:
         if not rest and ADMINISTRATION in match.app_names:
             reason = accounts.admin_refusal(request.user, request.method, match.route, kwargs, request.POST)
             if reason:
-                raise RefusedError(reason, reason)
+                raise RefusedError(reason["en"], said(reason))
             return
         if not name:
             return
@@ -131,17 +136,17 @@ class Gate:
             return
         user = reader.user() if reader else request.user
         if not user.is_authenticated:
-            raise LoginWantedError
+            raise LoginWantedError(said(texts.LOG_IN))
         request.cluster_gate_user = user.pk
         data = (reader.data() if reader else request.POST) if rule.reads_body and request.method not in READING else {}
         try:
             self._ask_keys(Scope(user), rule, kwargs, request.GET, data)
             checked = rule.check and request.method not in READING
-            reason = CHECKS[rule.check](Asked(user, request.method, kwargs, data)) if checked else ""
+            reason = CHECKS[rule.check](Asked(user, request.method, kwargs, data)) if checked else texts.NOTHING_SAID
         except BadKeyError as error:
-            raise RefusedError(f"{name}: {error}", f"A key is not understood: {error}.", 400) from None
+            raise RefusedError(f"{name}: {error}", said(texts.BAD_KEY, why=error), 400) from None
         if reason:
-            raise RefusedError(f"{name}: {reason}", reason)
+            raise RefusedError(f"{name}: {reason['en']}", said(reason))
 
     @staticmethod
     def _forget_key(request: Any) -> None:
@@ -152,7 +157,7 @@ class Gate:
         """
         request.user = get_user(request)
         if accounts.has_expired(request.user):
-            raise RefusedError("the account of the session has expired", "This account has expired.")
+            raise RefusedError("the account of the session has expired", said(texts.EXPIRED))
 
     @staticmethod
     def _asks_nothing(rule: Rule, request: Any, kwargs: Mapping[str, Any]) -> bool:
@@ -195,7 +200,7 @@ class Gate:
             other = not (reader or request.content_type in FORMS)
             carried = other or carries_key(dict(data.lists()) if hasattr(data, "lists") else data)
         if carried:
-            raise RefusedError(f"the gate does not know {name}", f"This site does not open {name}.")
+            raise RefusedError(f"the gate does not know {name}", said(texts.UNKNOWN_VIEW, view=name))
 
 
 def _read_key(name: str, wanted: str, text: Any) -> int | str:
@@ -203,7 +208,7 @@ def _read_key(name: str, wanted: str, text: Any) -> int | str:
     try:
         key = text if RIGHTS[wanted].column == "slug" else number(text)
     except BadKeyError:
-        raise RefusedError(f"{name} is no number", status=NOT_FOUND) from None
+        raise RefusedError(f"{name} is no number", status=MISSING) from None
     if key is None:
         raise RefusedError(f"{name} names no {wanted}", status=RIGHTS[wanted].status)
     return key
