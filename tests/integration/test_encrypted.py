@@ -71,9 +71,10 @@ for ask in (database, in_cache, in_channel, broker, results, own_client):
     try:
         found[ask.__name__] = ask()
     except Exception as error:
-        causes = [error]
-        while causes[-1].__cause__ or causes[-1].__context__:
-            causes.append(causes[-1].__cause__ or causes[-1].__context__)
+        causes = []
+        while error is not None and error not in causes:  # kombu closes the circle
+            causes.append(error)
+            error = error.__cause__ or error.__context__
         found[ask.__name__] = "refused: " + " ".join(map(str, causes))
 print(json.dumps(found))
 """
