@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .platform_problems import THE_INVENTORY, Problem, did_you_mean
-from .platform_secrets import RELATIVE_PATH, VAULT_HEADER
+from .platform_secrets import CERTIFICATES, RELATIVE_PATH, VAULT_HEADER
 from .platform_variables import PLATFORM_GROUPS
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def _of_entities(folder: Path, names: Collection[str], kind: str, shown: _Shown)
 def _below(folder: Path, shown: _Shown) -> Iterator[Problem]:
     """Yield files of variables below a group's or host's folder that Ansible passes over for the end of their name."""
     for path in _entries(folder):
+        if path.parts[-len(CERTIFICATES.parts) :] == CERTIFICATES.parts:
+            continue  # keys and certificates, which are no variables
         if path.is_dir():
             if path.suffix:
                 yield _problem(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 VAULT_HEADER = "$ANSIBLE_VAULT;"
 RELATIVE_PATH = Path("group_vars", "all", "secrets.yml")
+#: Folder of the site's own authority (platform_certificates.py), of which Ansible reads nothing as variables.
+CERTIFICATES = RELATIVE_PATH.with_name("tls")
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
 # Typed by a person from a screen: no 0/O, 1/l/I.

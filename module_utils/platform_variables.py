@@ -102,6 +102,13 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         example=22,
     ),
     Variable(
+        "internal_tls",
+        "bool",
+        "Encrypt and verify what goes to database and broker. Unset: true where more than one host runs the "
+        "application; on one machine nothing of it leaves it.",
+        example=True,
+    ),
+    Variable(
         "compute_queues",
         "list",
         "Queues whose jobs a compute host takes. Unset: all of them; jvm only with escriptorium_text_alignment.",

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 INVENTORIES = Path(__file__).resolve().parents[1] / "derived"
-#: Values that a role or the vault gives.
-ELSEWHERE = re.compile(r"\bsecret_|_fingerprint\b")
+#: Values that a role, the vault or the site's authority gives.
+ELSEWHERE = re.compile(r"\bsecret_|_fingerprint\b|\blookup\('certificates'|_tls_(certificate|key)\b")
 PROBE = """---
 - name: Look at what is derived
   hosts: all

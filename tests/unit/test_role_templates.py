@@ -81,6 +81,25 @@ def test_the_database_lets_in_its_user_from_its_clients_only(render: Callable[..
     assert {rule[0] for rule in rules} == {"host", "local"}
 
 
+def test_clients_of_the_database_come_encrypted_where_that_is_wanted(render: Callable[..., str]) -> None:
+    text = render(
+        "postgresql", "pg_hba.conf.j2", postgresql_clients=["10.0.0.2", "10.0.0.3"], postgresql_tls_required=True
+    )
+    kinds = {rule[3]: rule[0] for line in text.splitlines() if (rule := line.split()) and rule[0].startswith("host")}
+    assert kinds == {"127.0.0.1/32": "host", "10.0.0.2/32": "hostssl", "10.0.0.3/32": "hostssl"}
+
+
+def test_services_show_the_certificate_that_they_are_given(render: Callable[..., str]) -> None:
+    given: dict[str, Any] = {"postgresql_listen_address": "10.0.0.1", "ansible_facts": DEBIAN}
+    assert "ssl" not in settings(render("postgresql", "postgresql.conf.j2", **given), "=")
+    found = settings(render("postgresql", "postgresql.conf.j2", postgresql_tls_certificate="x", **given), "=")
+    assert (found["ssl"], found["ssl_cert_file"]) == ("on", "'/etc/postgresql/15/main/escriptorium.crt'")
+    clear = settings(render("redis", "redis.conf.j2", redis_password="secret"))
+    assert (clear["port"], "tls-port" in clear) == ("6379", False)
+    both = settings(render("redis", "redis.conf.j2", redis_password="secret", redis_tls_certificate="x"))
+    assert (both["port"], both["tls-port"]) == ("6379", "6380")
+
+
 def test_the_database_listens_where_it_is_told(render: Callable[..., str]) -> None:
     found = settings(render("postgresql", "postgresql.conf.j2", postgresql_listen_address="10.0.0.1"), "=")
     assert found["listen_addresses"] == "'127.0.0.1, 10.0.0.1'"

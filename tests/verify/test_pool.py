@@ -211,7 +211,7 @@ def known(frontend: Any) -> bool:
 
 def broker_answers(join: Join) -> bool:
     """Whether the new host reaches the broker."""
-    return reaches(join.inventory.connect(NEW), join.inventory.address(join.inventory.frontend), 6379)
+    return reaches(join.inventory.connect(NEW), join.inventory.address(join.inventory.frontend), 6380)
 
 
 @pytest.mark.fault

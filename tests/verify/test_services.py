@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.scenario("services")
 
 NAMES = ("debian12", "debian13")
+CERTIFICATES = "group_vars/all/tls"
+AUTHORITY = "/root/ca.crt"
+CLEAR_PORT, TLS_PORT = 6379, 6380
+CLI = f"redis-cli --tls --cacert {AUTHORITY} -p {TLS_PORT}"
 # Debian 13 is installed in French: molecule/services/prepare.yml.
 FRENCH = "debian13"
 
@@ -38,16 +42,32 @@ def other(name: str, connect: Callable[[str], Any]) -> Any:
     return connect(next(other for other in NAMES if other != name))
 
 
-def psql(client: Any, address: str, password: str, query: str = "SELECT 1", database: str = "escriptorium") -> Any:
+@pytest.fixture(autouse=True, scope="module")
+def authority(inventory: Inventory) -> str:
+    """Give the hosts that have clients the certificate of who signs the servers', at one path; a stranger has none."""
+    text = (inventory.folder / CERTIFICATES / "ca.crt").read_text()
+    for name in NAMES:
+        inventory.connect(name).check_output("printf %%s %s > %s", text, AUTHORITY)
+    return text
+
+
+def psql(
+    client: Any, address: str, password: str, query: str = "SELECT 1", database: str = "escriptorium", **words: str
+) -> Any:
+    given = {
+        "host": address, "user": "escriptorium", "dbname": database,
+        "sslmode": "verify-full", "sslrootcert": AUTHORITY, **words,
+    }  # fmt: skip
+    target = " ".join(f"{name}={value}" for name, value in given.items())
     return client.run(
-        f"PGPASSWORD={shlex.quote(password)} PGCONNECT_TIMEOUT=5 psql -X -A -t -h {address} -U escriptorium "
-        f"-d {database} -c {shlex.quote(query)}"
+        f"PGPASSWORD={shlex.quote(password)} PGCONNECT_TIMEOUT=5 psql -X -A -t {shlex.quote(target)} "
+        f"-c {shlex.quote(query)}"
     )
 
 
 def redis(client: Any, address: str, password: str | None, *words: str) -> str:
     login = f"REDISCLI_AUTH={shlex.quote(password)} " if password else ""
-    answer = client.run(f"{login}timeout 10 redis-cli -h {address} {shlex.join(words)} 2>&1")
+    answer = client.run(f"{login}timeout 10 {CLI} -h {address} {shlex.join(words)} 2>&1")
     return str(answer.stdout).strip()
 
 
@@ -190,7 +210,7 @@ def test_a_setting_that_waits_for_a_restart_does_not_wait_for_ever(
 
 
 def test_services_listen_on_loopback_and_the_private_address_only(host: Any, name: str, inventory: Inventory) -> None:
-    for port in (5432, 6379):
+    for port in (5432, TLS_PORT):
         listening = host.check_output(
             f"ss --no-header --listening --tcp --numeric 'sport = :{port}' | awk '{{print $4}}'"
         )
@@ -219,7 +239,7 @@ def test_jobs_survive_a_crash_of_the_broker(host: Any, name: str, inventory: Inv
     # The log reaches the disk once a second. After that even a killed server has lost nothing.
     host.check_output("sleep 1.5 && systemctl kill --signal=KILL redis-server")
     host.check_output(
-        f"for i in $(seq 50); do REDISCLI_AUTH={shlex.quote(password)} redis-cli -h {address} PING 2>/dev/null | "
+        f"for i in $(seq 50); do REDISCLI_AUTH={shlex.quote(password)} {CLI} -h {address} PING 2>/dev/null | "
         "grep -q PONG && exit 0; sleep 0.2; done; exit 1"
     )
     assert redis(host, address, password, "LRANGE", "survives", "0", "-1").split() == ["a", "b"]
@@ -239,7 +259,7 @@ def test_new_clients_are_let_in_without_a_restart(
     address = inventory.address(host.check_output("hostname"))
     processes = "systemctl show --property=MainPID --value 'postgresql@*.service' redis-server.service"
     before = host.check_output(processes)
-    assert not reaches(stranger, address, 6379)
+    assert not reaches(stranger, address, TLS_PORT)
     clients = [*(inventory.address(name) for name in NAMES), inventory.address("stranger")]
     run = play(
         inventory,
@@ -253,7 +273,80 @@ def test_new_clients_are_let_in_without_a_restart(
     assert inventory.address("stranger") in host.check_output(
         "runuser -u postgres -- psql -X -A -t -c %s", "SELECT string_agg(address, ' ') FROM pg_hba_file_rules"
     )
-    assert reaches(stranger, address, 6379)
+    assert reaches(stranger, address, TLS_PORT)
     play(inventory, "molecule/services/converge.yml", "--limit", host.check_output("hostname"))
-    assert not reaches(stranger, address, 6379)
+    assert not reaches(stranger, address, TLS_PORT)
     assert host.check_output(processes) == before
+
+
+def shown(client: Any, address: str, port: int, *words: str) -> tuple[str, str]:
+    """Return the number of the certificate that a server shows, and whether it is the site's for that address."""
+    command = f"openssl s_client -connect {address}:{port} {shlex.join(words)} -CAfile {AUTHORITY} -verify_ip {address}"
+    answer = client.check_output(f"true | {command} 2>/dev/null")
+    serial = client.check_output("printf %%s %s | openssl x509 -noout -serial", answer)
+    return str(serial), "good" if "Verify return code: 0 (ok)" in answer else "not good"
+
+
+def test_nobody_is_let_in_in_clear(other: Any, name: str, inventory: Inventory) -> None:
+    address, password = inventory.address(name), inventory.value("scenario_database_password")
+    refused = psql(other, address, password, sslmode="disable")
+    assert refused.rc != 0
+    assert "no encryption" in refused.stderr
+    asked = psql(other, address, password, "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+    assert asked.stdout.strip() in {"TLSv1.2", "TLSv1.3"}
+    assert not reaches(other, address, CLEAR_PORT)
+
+
+def test_servers_are_known_by_their_certificate(other: Any, name: str, inventory: Inventory) -> None:
+    address, password = inventory.address(name), inventory.value("scenario_database_password")
+    assert shown(other, address, TLS_PORT)[1] == shown(other, address, 5432, "-starttls", "postgres")[1] == "good"
+    stranger = "/etc/ssl/certs/ssl-cert-snakeoil.pem"
+    assert "certificate verify failed" in psql(other, address, password, sslrootcert=stranger).stderr
+    refused = other.run(f"redis-cli --tls --cacert {stranger} -p {TLS_PORT} -h {address} PING 2>&1").stdout
+    assert "certificate verify failed" in refused
+
+
+def test_keys_are_readable_by_their_server_only(host: Any) -> None:
+    keys = host.check_output("ls /etc/redis/escriptorium.key /etc/postgresql/*/main/escriptorium.key").split()
+    assert len(keys) == 2
+    for key in keys:
+        assert host.run("runuser -u nobody -- cat %s", key).rc != 0
+    assert host.run("runuser -u redis -- cat %s", keys[0]).rc != 0
+
+
+def test_a_renewed_certificate_is_taken_over_without_a_restart(
+    other: Any, host: Any, name: str, inventory: Inventory
+) -> None:
+    """As 60 days before the end: the run makes another, and connections that are there stay."""
+    processes = "systemctl show --property=MainPID --value 'postgresql@*.service' redis-server.service"
+    address = inventory.address(name)
+    before = host.check_output(processes), shown(other, address, TLS_PORT)
+    (inventory.folder / CERTIFICATES / "server.crt").unlink()
+    play(inventory, "molecule/services/converge.yml")
+    assert host.check_output(processes) == before[0]
+    now = shown(other, address, TLS_PORT)
+    assert now == shown(other, address, 5432, "-starttls", "postgres")
+    assert now[1] == "good"
+    assert now != before[1]
+    assert play(inventory, "molecule/services/converge.yml").changed == []
+
+
+def test_a_port_in_clear_that_somebody_uses_is_closed_after_them(
+    other: Any, host: Any, name: str, inventory: Inventory
+) -> None:
+    """As when a running site changes over: who came before goes on, and could come back meanwhile."""
+    address, password = inventory.address(name), inventory.value("scenario_broker_password")
+    process = host.check_output("systemctl show --property=MainPID --value redis-server.service")
+    play(inventory, "molecule/services/converge.yml", "--limit", name, "--extra-vars", '{"redis_tls_required": false}')
+    unit = "clear-client"
+    login = f"--setenv=REDISCLI_AUTH={shlex.quote(password)}"
+    other.check_output(f"systemd-run --unit={unit} {login} redis-cli -h {address} BLPOP nothing 0")
+    try:
+        held = play(inventory, "molecule/services/converge.yml", "--limit", name)
+        assert f"stays open for {inventory.address(other.check_output('hostname'))}" in " ".join(held.output.split())
+        assert reaches(other, address, CLEAR_PORT)
+    finally:
+        other.check_output(f"systemctl stop {unit}")
+    play(inventory, "molecule/services/converge.yml", "--limit", name)
+    assert not reaches(other, address, CLEAR_PORT)
+    assert host.check_output("systemctl show --property=MainPID --value redis-server.service") == process

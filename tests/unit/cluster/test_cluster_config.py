@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
-from escriptorium_cluster.config import BrokerConfig, ConfigError, load_broker, load_config, redis_url
+from escriptorium_cluster.config import BrokerConfig, ConfigError, load_broker, load_config, load_services, redis_url
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -129,6 +129,33 @@ def test_the_broker_alone_needs_only_its_own_variables() -> None:
     assert load_broker({"REDIS_HOST": "r", "CLUSTER_REDIS_PASSWORD": "p"}).url(1) == "redis://:p@r:6379/1"
     with pytest.raises(ConfigError, match="REDIS_HOST is not set; CLUSTER_REDIS_PASSWORD is not set"):
         load_broker({})
+
+
+def test_with_an_authority_connections_are_encrypted_and_verified(environment: dict[str, str]) -> None:
+    services = load_services(environment | {"CLUSTER_SERVICES_CA": "/etc/a b/ca.crt", "REDIS_PORT": "6380"})
+    url = urlsplit(services.broker.url(1))
+    assert (url.scheme, url.port, url.path) == ("rediss", 6380, "/1")
+    assert dict(parse_qsl(url.query)) == {
+        "ssl_cert_reqs": "required",
+        "ssl_ca_certs": "/etc/a b/ca.crt",
+        "ssl_check_hostname": "true",
+    }
+    arguments = services.database.arguments()
+    assert (arguments["sslmode"], arguments["sslrootcert"]) == ("verify-full", "/etc/a b/ca.crt")
+
+
+def test_without_an_authority_nothing_is_said_of_it(environment: dict[str, str]) -> None:
+    for given_nothing in ({}, {"CLUSTER_SERVICES_CA": ""}):
+        services = load_services(environment | given_nothing)
+        assert services.broker.url(0).startswith("redis://")
+        assert services.broker.tls() is None
+        assert not [name for name in services.database.arguments() if name.startswith("ssl")]
+
+
+def test_a_wrong_authority_is_named_once(environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_services(environment | {"CLUSTER_SERVICES_CA": "ca.crt"})
+    assert caught.value.problems == ["CLUSTER_SERVICES_CA is 'ca.crt', expected an absolute path"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))

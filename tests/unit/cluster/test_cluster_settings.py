@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from module_utils.platform_certificates import renew
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 ROUTES = {"core.tasks.train": {"queue": "gpu"}, "imports.*": {"queue": "low-priority"}}
 UPSTREAM: dict[str, Any] = {
@@ -113,6 +118,19 @@ def test_redis_has_its_password_everywhere(settings: Callable[..., Any]) -> None
     assert found.CLUSTER_FETCHING["redis_url"] == "redis://:a%2Fb@10.10.0.1:6379/1"
     (host,) = found.CHANNEL_LAYERS["default"]["CONFIG"]["hosts"]
     assert host == {"address": ("10.10.0.1", 6379), "db": 0, "password": "a/b"}
+
+
+def test_all_that_speak_with_database_and_broker_verify_them(settings: Callable[..., Any], tmp_path: Path) -> None:
+    renew(tmp_path, ["10.10.0.1"], datetime.now(UTC), write=True)
+    found = settings(CLUSTER_SERVICES_CA=str(tmp_path / "ca.crt"))
+    urls = [found.CELERY_BROKER_URL, found.CELERY_RESULT_BACKEND, found.CACHES["default"]["LOCATION"]]
+    for url in (*urls, found.CLUSTER_FETCHING["redis_url"]):
+        assert url.startswith("rediss://")
+        assert "ssl_cert_reqs=required" in url
+    (host,) = found.CHANNEL_LAYERS["default"]["CONFIG"]["hosts"]
+    assert (host["ssl"].verify_mode, host["ssl"].check_hostname) == (ssl.CERT_REQUIRED, True)
+    options = found.DATABASES["default"]["OPTIONS"]
+    assert (options["sslmode"], options["sslrootcert"]) == ("verify-full", str(tmp_path / "ca.crt"))
 
 
 def test_a_lost_database_is_noticed(settings: Callable[..., Any]) -> None:

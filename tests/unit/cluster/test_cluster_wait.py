@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import ssl
 import sys
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -20,6 +23,8 @@ from escriptorium_cluster.wait import (
     probes,
     wait_for,
 )
+
+from module_utils.platform_certificates import renew
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +55,36 @@ def server(*answers: bytes) -> Iterator[tuple[int, list[bytes]]]:
         finally:
             listener.close()
             thread.join(5)
+
+
+@pytest.mark.parametrize("names", [("127.0.0.1",), ("10.10.0.99",), ()])
+def test_the_broker_shows_a_certificate_of_the_site_for_its_address(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """Asked before the password is sent. Without names: another authority's."""
+    for folder in ("own", "other"):
+        renew(tmp_path / folder, names or ("127.0.0.1",), datetime.now(UTC), write=True)
+    own = tmp_path / ("own" if names else "other")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own / "server.crt", own / "server.key")
+    received: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True) as shielded:
+                for answer in (b"+OK\r\n", b"+PONG\r\n"):
+                    received.append(shielded.recv(4096))
+                    shielded.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        broker = BrokerConfig("127.0.0.1", listener.getsockname()[1], "pass", authority=str(tmp_path / "own/ca.crt"))
+        if names == ("127.0.0.1",):
+            probe_broker(broker)
+        else:
+            with pytest.raises(OSError, match="certificate verify failed"):
+                probe_broker(broker)
+        thread.join(5)
+    assert ([b"pass" in data for data in received] == [True, False]) == (names == ("127.0.0.1",))
+    assert not any(b"pass" in data for data in received) or names == ("127.0.0.1",)
 
 
 def test_commands_are_counted_in_bytes() -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import re
+import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from escriptorium_cluster.address_rules import networks
 from escriptorium_cluster.gate.rules import Rule, read_site_rule
@@ -69,16 +70,24 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
-    """Where Redis answers and how patient it is with unacknowledged jobs (``visibility_timeout``: seconds)."""
+    """Where Redis answers and how patient it is with unacknowledged jobs (``visibility_timeout``: seconds).
+
+    ``authority``: file with the certificate of who signs that of the server; empty where the connection is in clear.
+    """
 
     host: str
     port: int
     password: str = field(repr=False)
     visibility_timeout: int = DEFAULT_VISIBILITY_TIMEOUT
+    authority: str = ""
 
     def url(self, database: int) -> str:
-        """Return the ``redis://`` URL of one numbered database, with the password quoted for a URL."""
-        return redis_url(self.host, self.port, self.password, database)
+        """Return the ``redis://`` or ``rediss://`` URL of one numbered database, with the password quoted for a URL."""
+        return redis_url(self.host, self.port, self.password, database, self.authority)
+
+    def tls(self) -> ssl.SSLContext | None:
+        """Return how a connection is verified by those that take no URL; nothing where it is in clear."""
+        return ssl.create_default_context(cafile=self.authority) if self.authority else None
 
     def transport_options(self) -> dict[str, int]:
         """Return Celery's transport options.
@@ -99,11 +108,17 @@ class DatabaseConfig:
     name: str
     user: str
     password: str = field(repr=False)
+    authority: str = ""
+
+    def options(self) -> dict[str, str]:
+        """Return libpq's words for a connection that is encrypted and verified; none where it is in clear."""
+        return {"sslmode": "verify-full", "sslrootcert": self.authority} if self.authority else {}
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of ``psycopg2.connect``."""
         return {
-            "host": self.host, "port": self.port, "dbname": self.name, "user": self.user, "password": self.password
+            "host": self.host, "port": self.port, "dbname": self.name, "user": self.user, "password": self.password,
+            **self.options(),
         }  # fmt: skip
 
 
@@ -117,6 +132,7 @@ class ClusterConfig:
     media_root: str
     static_root: str
     broker: BrokerConfig
+    database_options: Mapping[str, str]
     task_max_starts: int
     lease_seconds: int
     overflow_queues: tuple[str, ...]
@@ -169,9 +185,17 @@ class ReaperConfig:
     orphan_seconds: int
 
 
-def redis_url(host: str, port: int, password: str, database: int) -> str:
-    """Return ``redis://:PASSWORD@HOST:PORT/DATABASE``; every reserved character of the password is percent-encoded."""
-    return f"redis://:{quote(password, safe='')}@{host}:{port}/{database}"
+def redis_url(host: str, port: int, password: str, database: int, authority: str = "") -> str:
+    """Return ``redis://:PASSWORD@HOST:PORT/DATABASE``; every reserved character of the password is percent-encoded.
+
+    With ``authority`` a ``rediss://`` URL in the words that Celery, kombu and redis-py all read: without the last of
+    them they would take any certificate of that authority, for whatever host (redis 4.4.4, kombu 5.3.7).
+    """
+    address = f":{quote(password, safe='')}@{host}:{port}/{database}"
+    if not authority:
+        return f"redis://{address}"
+    words = {"ssl_cert_reqs": "required", "ssl_ca_certs": authority, "ssl_check_hostname": "true"}
+    return f"rediss://{address}?{urlencode(words)}"
 
 
 class _Reader:
@@ -284,7 +308,8 @@ class _Reader:
     def checked(self, config: Value) -> Value:
         """Return what was made of the variables, or raise ConfigError with all that is wrong with them."""
         if self.problems:
-            raise ConfigError(self.problems)
+            # A variable that two parts read is named once.
+            raise ConfigError(list(dict.fromkeys(self.problems)))
         return config
 
 
@@ -302,6 +327,7 @@ def _read_broker(read: _Reader) -> BrokerConfig:
         port=read.integer("REDIS_PORT", 6379, 1, 65535),
         password=read.text("CLUSTER_REDIS_PASSWORD", secret=True),
         visibility_timeout=read.integer("CLUSTER_VISIBILITY_TIMEOUT", DEFAULT_VISIBILITY_TIMEOUT, 60, 31536000),
+        authority=_read_authority(read),
     )
 
 
@@ -312,7 +338,13 @@ def _read_database(read: _Reader) -> DatabaseConfig:
         name=read.text("POSTGRES_DB"),
         user=read.text("POSTGRES_USER"),
         password=read.text("POSTGRES_PASSWORD", secret=True),
+        authority=_read_authority(read),
     )
+
+
+def _read_authority(read: _Reader) -> str:
+    """Return who signs the certificate of database and broker; empty where connections to them are in clear."""
+    return read.directory("CLUSTER_SERVICES_CA") if read.environment.get("CLUSTER_SERVICES_CA") else ""
 
 
 def _read_lease_seconds(read: _Reader) -> int:
@@ -369,6 +401,8 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         media_root=read.directory("CLUSTER_MEDIA_ROOT"),
         static_root=read.directory("CLUSTER_STATIC_ROOT"),
         broker=_read_broker(read),
+        # Upstream's default database password is 'postgres': an unset variable would be a guess instead of an error.
+        database_options=_read_database(read).options(),
         task_max_starts=read.integer("CLUSTER_TASK_MAX_STARTS", DEFAULT_TASK_MAX_STARTS, 1, 100),
         lease_seconds=_read_lease_seconds(read),
         overflow_queues=overflow_queues if overflow_seconds >= 0 else (),
@@ -402,9 +436,6 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         log_level=read.choice("CLUSTER_LOG_LEVEL", "INFO", LOG_LEVELS),
         gate_views=read.site_rules("CLUSTER_GATE_VIEWS"),
     )
-    # Upstream's default database password is 'postgres': an unset variable would be a guess instead of an error.
-    for name in ("SQL_HOST", "POSTGRES_DB", "POSTGRES_USER", "POSTGRES_PASSWORD"):
-        read.text(name, secret=True)
     if config.secret_key in KNOWN_SECRET_KEYS:
         read.problems.append("SECRET_KEY is a published example value")
     if "*" in config.allowed_hosts:

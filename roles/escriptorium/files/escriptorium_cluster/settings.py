@@ -88,6 +88,7 @@ DATABASES: dict[str, dict[str, Any]] = {
             "keepalives_idle": 300,
             "keepalives_interval": 60,
             "keepalives_count": 10,
+            **_config.database_options,
         },
     },
 }
@@ -100,13 +101,19 @@ CACHES: dict[str, dict[str, Any]] = {
     **upstream.CACHES,
     "default": {**upstream.CACHES["default"], "LOCATION": _config.broker.url(1)},
 }
+_tls = _config.broker.tls()
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {
         "BACKEND": "channels_redis.core.RedisChannelLayer",
         # Not a URL: the client below channels-redis 3 does not decode a quoted password.
         "CONFIG": {
             "hosts": [
-                {"address": (_config.broker.host, _config.broker.port), "db": 0, "password": _config.broker.password}
+                {
+                    "address": (_config.broker.host, _config.broker.port),
+                    "db": 0,
+                    "password": _config.broker.password,
+                    **({"ssl": _tls} if _tls else {}),
+                }
             ]
         },
     }

@@ -11,6 +11,7 @@ host is no part of the platform any more would fail one job after the other.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import socket
@@ -45,8 +46,12 @@ def probe_broker(broker: BrokerConfig) -> None:
 
     :raises OSError: when Redis does not answer, refuses the password, or is still loading its data.
     """
-    with socket.create_connection((broker.host, broker.port), timeout=ATTEMPT_SECONDS) as connection:
+    tls = broker.tls()
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection((broker.host, broker.port), timeout=ATTEMPT_SECONDS))
         connection.settimeout(ATTEMPT_SECONDS)
+        if tls:
+            connection = stack.enter_context(tls.wrap_socket(connection, server_hostname=broker.host))
         with connection.makefile("rb") as answers:
             for words in (("AUTH", broker.password), ("PING",)):
                 connection.sendall(encode_command(*words))
