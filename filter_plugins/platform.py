@@ -17,6 +17,7 @@ try:
         platform_capacity,
         platform_queues,
         platform_restore,
+        platform_sandbox,
         platform_topology,
         platform_tree,
         platform_version,
@@ -30,6 +31,7 @@ except ImportError:
         platform_capacity,
         platform_queues,
         platform_restore,
+        platform_sandbox,
         platform_topology,
         platform_tree,
         platform_version,
@@ -136,6 +138,14 @@ def ssh_port(values: Mapping[str, Any]) -> int:
         raise AnsibleFilterError(f"ssh_port: {error}") from error
 
 
+def sandbox(writes: Sequence[str] = (), networks: Sequence[str] | None = None, cards: bool = False) -> str:
+    """Return what a unit that may write in these folders is shut into: see module_utils/platform_sandbox.py.
+
+    An example: ``['/srv/escriptorium/media'] | sandbox(networks=['10.10.0.1/32'])``; without networks all are open.
+    """
+    return str(platform_sandbox.text(writes, networks, cards=cards))
+
+
 def tree_files(root: str, folders: Sequence[str]) -> list[str]:
     """Return all files below folders of ``root`` by their paths from there: see module_utils/platform_tree.py."""
     try:
@@ -184,6 +194,8 @@ class FilterModule:
             "host_units": host_units,
             "restore_line": restore_line,
             "restore_set": restore_set,
+            "reached_networks": platform_sandbox.reach,
+            "sandbox": sandbox,
             "ssh_port": ssh_port,
             "tree_entries": platform_tree.entries,
             "tree_files": tree_files,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from . import plan
+from . import device_files, plan
 from .engine import (
     BUSY,
     DIFFERS,
@@ -297,6 +299,24 @@ def _exec(options: argparse.Namespace) -> int:
         raise EngineError(ERROR, f"cannot run {options.program[0]}: {error.strerror}") from error
 
 
+# device-files
+
+
+def _device_files(_: argparse.Namespace) -> int:
+    program = shutil.which(device_files.PROGRAM)
+    if program is None:
+        print(f"there is no {device_files.PROGRAM} here: somebody else makes the device files", file=sys.stderr)
+        return RIGHT
+    failed = []
+    for command in device_files.commands(program):
+        answer = subprocess.run(command, check=False, capture_output=True, text=True)
+        if answer.returncode:
+            failed.append(f"{' '.join(command)}: {answer.stderr.strip() or answer.returncode}")
+    if failed:
+        raise EngineError(ERROR, "; ".join(failed))
+    return RIGHT
+
+
 # Command line
 
 
@@ -357,6 +377,9 @@ def _parser() -> argparse.ArgumentParser:
         "--setenv", action="append", default=[], metavar="NAME=VALUE", help="a variable for the program"
     )
     command.set_defaults(command=_exec, json=False)
+
+    command = commands.add_parser("device-files", help="make the device files of cards and slices, for others to use")
+    command.set_defaults(command=_device_files, json=False)
     return made
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from misbehaving import misbehave
 from support import DONE, STARTED, Database, Inventory, PlayRun, Site, boot, play, unit_states, wait_for, workers_of
 
 if TYPE_CHECKING:
@@ -210,6 +211,36 @@ def test_a_worker_sees_its_own_slice_only(node: Any, cards: Cards) -> None:
         seen = environment(node, units[name])
         assert (seen["CUDA_VISIBLE_DEVICES"], seen["KRAKEN_TRAINING_DEVICE"]) == (uuid, "cuda:0")
         assert seen["TMPDIR"].startswith("/var/lib/")
+
+
+@pytest.fixture
+def device(node: Any) -> Iterator[str]:
+    """Make a device file as a driver does; behind it is /dev/null, which the kernel of the test bed has."""
+    path = "/dev/nvidia-misbehave"
+    node.check_output(f"mknod --mode=666 {path} c 1 3")
+    yield path
+    node.check_output(f"rm {path}")
+
+
+def test_a_worker_has_device_files_and_is_shut_in_all_the_same(frontend: Any, node: Any, device: str) -> None:
+    """What a job may do that has been taken over: on a slice, and on processors beside it. See test_sandbox.py."""
+    node.check_output("ip address replace 192.0.2.9/32 dev lo")
+    program = f"""
+found["device"] = tried(lambda: open({device!r}, "w").close())[0]
+found["visible"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+found["node"] = os.uname().nodename
+found["may"] = [name for name, act in dict(
+    elsewhere=lambda: connected("192.0.2.9", 22), etc=lambda: written("/etc/misbehave"),
+    secrets=lambda: read("/etc/escriptorium/escriptorium.env"),
+    placements=lambda: written("/var/lib/gpu-partition/misbehave")).items() if tried(act)[0]]
+"""
+    on_slice, beside = (misbehave(frontend, queue, program) for queue in ("gpu", "default"))
+    node.check_output("ip address delete 192.0.2.9/32 dev lo")
+    assert (on_slice["node"], beside["node"]) == (NODE, NODE)
+    assert on_slice["device"]
+    assert on_slice["visible"]
+    assert (beside["device"], beside["visible"]) == (False, "")
+    assert (on_slice["may"], beside["may"]) == ([], [])
 
 
 def test_workers_that_share_a_card_have_bounds(node: Any) -> None:

@@ -277,7 +277,7 @@ def test_site_row_names_the_real_domain(database: Database, site: Site) -> None:
 def test_secrets_are_unreadable_for_others(inventory: Inventory, connect: Callable[[str], Any]) -> None:
     for name in application_hosts(inventory):
         file = connect(name).file("/etc/escriptorium/escriptorium.env")
-        assert (file.user, file.group, file.mode) == ("root", "escriptorium", 0o640)
+        assert (file.user, file.group, file.mode) == ("root", "root", 0o600)
         for secret in ("secret_postgresql_password", "secret_redis_password", "secret_django_key"):
             shown = connect(name).check_output(
                 "ps --no-headers -ww -e -o args; systemctl show '*' --property=ExecStart,Environment"
