@@ -6,29 +6,18 @@ APPLICATION_VENV=<virtual environment> APPLICATION_TREE=<stand-in> pytest tests/
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from application_bench import PASSWORD, reserved_ports, start_worker
-from client import wait_until
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-from module_utils.platform_certificates import renew  # noqa: E402 - found by the path above
+from application_bench import start_worker
+from encrypted_services import Services, encrypted_services, other_authority
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from application_bench import Bench, Database
+    from application_bench import Bench
 
-APPLY = ROOT / "roles" / "redis" / "files" / "redis_apply.py"
 #: What each client of the application says of its connection, or why it has none.
 LOOK = """
 import json, os
@@ -80,82 +69,25 @@ print(json.dumps(found))
 """
 
 
-class Services:
-    """Database and broker of a bench, and their certificate."""
-
-    def __init__(self, bench: Bench, port: int) -> None:
-        self.bench, self.port, self.folder = bench, port, bench.folder / "tls"
-        self.database: Database = bench.database
-        self.file = bench.folder / "encrypted.conf"
-
-    def certify(self, *names: str) -> None:
-        """Give both a certificate for these names, without a restart."""
-        (self.folder / "server.crt").unlink(missing_ok=True)
-        renew(self.folder, names, datetime.now(UTC), write=True)
-        for name in ("server.crt", "server.key"):
-            copy = self.database.data / name
-            shutil.copy(self.folder / name, copy)
-            copy.chmod(0o600)
-            if os.geteuid() == 0:
-                shutil.chown(copy, "postgres")
-        self.database.ask("postgres", "ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
-        self.file.touch(0o600)
-        self.file.write_text(
-            f"requirepass {json.dumps(PASSWORD)}\nport 0\ntls-port {self.port}\ntls-auth-clients no\n"
-            f"tls-cert-file {self.folder}/server.crt\ntls-key-file {self.folder}/server.key\n"
-        )
-        clear = str(self.bench.ports["redis"])
-        subprocess.run(["python3", str(APPLY), "--port", clear, str(self.file)], check=True, capture_output=True)
-        self.wait_for_database()
-
-    def wait_for_database(self) -> None:
-        """Wait until the database shows the certificate: a reload is told, and not waited for."""
-        words = ["openssl", "s_client", "-starttls", "postgres", "-connect", f"127.0.0.1:{self.database.port}"]
-        wanted = (self.folder / "server.crt").read_text().strip()
-        wait_until(
-            lambda: wanted in subprocess.run(words, input="", capture_output=True, text=True, check=False).stdout,
-            bool, 20, "PostgreSQL shows the certificate", 0.1,
-        )  # fmt: skip
-
-    @contextmanager
-    def trusting(self, authority: Path) -> Iterator[None]:
-        """Let the application trust another authority for a while."""
-        before = self.bench.environment["CLUSTER_SERVICES_CA"]
-        self.bench.environment["CLUSTER_SERVICES_CA"] = str(authority)
-        try:
-            yield
-        finally:
-            self.bench.environment["CLUSTER_SERVICES_CA"] = before
-
-    def look(self) -> dict[str, Any]:
-        """Ask each client of the application."""
-        result = self.bench.cold_python("manage.py", "shell", "--command", LOOK)
-        assert result.returncode == 0, result.stderr[-3000:]
-        found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-        return found
+def look(services: Services) -> dict[str, Any]:
+    """Ask each client of the application."""
+    result = services.bench.cold_python("manage.py", "shell", "--command", LOOK)
+    assert result.returncode == 0, result.stderr[-3000:]
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
 
 
 @pytest.fixture(scope="module")
 def services(bench: Bench) -> Iterator[Services]:
     """Give an application whose services take nobody in clear."""
     bench.prepare()
-    access = bench.database.data / "pg_hba.conf"
-    before = access.read_text()
-    with reserved_ports("tls") as ports:
-        made = Services(bench, ports["tls"])
-        access.write_text(f"hostnossl all all all reject\n{before}")
-        try:
-            made.certify("127.0.0.1")
-            bench.environment |= {"REDIS_PORT": str(ports["tls"]), "CLUSTER_SERVICES_CA": str(made.folder / "ca.crt")}
-            yield made
-        finally:
-            # Other modules share the database.
-            access.write_text(before)
-            bench.database.ask("postgres", "ALTER SYSTEM RESET ssl", "SELECT pg_reload_conf()")
+    with encrypted_services(bench) as made:
+        bench.environment |= made.environment
+        yield made
 
 
 def test_everything_goes_by_tls(services: Services) -> None:
-    found = services.look()
+    found = look(services)
     assert found == {
         "database": True,
         "in_cache": "yes",
@@ -182,7 +114,7 @@ def test_a_renewed_certificate_ends_no_connection(services: Services) -> None:
     bench = services.bench
     worker = bench.processes["default"].pid
     services.certify("127.0.0.1")
-    assert services.look()["broker"] is True
+    assert look(services)["broker"] is True
     arguments = ("--expect", "default@host", "--timeout", "60", "--json")
     assert bench.python("-m", "escriptorium_cluster.workers", *arguments).returncode == 0
     assert bench.processes["default"].pid == worker
@@ -190,9 +122,8 @@ def test_a_renewed_certificate_ends_no_connection(services: Services) -> None:
 
 
 def test_another_authority_s_certificate_is_refused_by_each_client(services: Services, tmp_path: Path) -> None:
-    renew(tmp_path, ["127.0.0.1"], datetime.now(UTC), write=True)
-    with services.trusting(tmp_path / "ca.crt"):
-        found = services.look()
+    with services.trusting(other_authority(tmp_path)):
+        found = look(services)
         waited = services.bench.python("-m", "escriptorium_cluster.wait", "--timeout", "1")
     assert {name for name, said in found.items() if "certificate verify failed" in str(said)} == set(found), found
     assert waited.returncode == 1
@@ -202,7 +133,7 @@ def test_another_authority_s_certificate_is_refused_by_each_client(services: Ser
 def test_a_certificate_for_another_address_is_refused_by_each_client(services: Services) -> None:
     services.certify("10.10.0.99")
     try:
-        found = services.look()
+        found = look(services)
     finally:
         services.certify("127.0.0.1")
     refused = {name for name, said in found.items() if str(said).startswith("refused")}
@@ -215,7 +146,7 @@ def test_nobody_is_let_in_in_clear(services: Services) -> None:
     before = dict(services.bench.environment)
     services.bench.environment |= clear
     try:
-        found = services.look()
+        found = look(services)
     finally:
         services.bench.environment.clear()
         services.bench.environment |= before
