@@ -23,6 +23,7 @@ from datetime import date
 from typing import Any, Final
 from zoneinfo import available_timezones
 
+from .platform_firewall import FIREWALL_RULES
 from .platform_gpu import GPU_RULES, cuda_of_driver
 from .platform_networks import NETWORK_RULES, near
 from .platform_problems import (
@@ -863,6 +864,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     *GPU_RULES,
     *STORAGE_RULES,
     *NETWORK_RULES,
+    *FIREWALL_RULES,
     rule_weak_secrets,
     rule_one_line,
     rule_placeholders,
