@@ -7,7 +7,7 @@
         files: [...]
 
 Takes what `host_config` takes, without handlers, and ``rules``, the file whose change counts. The host loads it with a
-timer that takes it back after ``seconds`` (roles/firewall/files/escriptorium-firewall). A connection that is kept open
+timer that takes it back after ``seconds`` (roles/firewall/files/escriptorium_firewall.py). A connection that is kept open
 would go on under any rules, so it is ended first: only a new one proves that ssh is answered, and stops the timer. In one
 task, since a run that ends between two would leave rules without a proof. Where Ansible runs on the host itself there is
 no connection, and nothing to prove.
@@ -22,6 +22,11 @@ from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 PROGRAM = "/usr/local/sbin/escriptorium-firewall"
+REFUSED = "the new rules of the firewall are not kept"
+ADVICE = (
+    "firewall_admin_networks has to hold the address from which the host sees this computer, or the one that Ansible "
+    "jumps through"
+)
 #: Part of the time before rules are taken back in which a new connection may come.
 SHARE = 0.7
 #: Seconds between two tries.
@@ -70,25 +75,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _prove(self, seconds: int) -> None:
         """Confirm the rules by a new connection; where none comes in time, wait until the host has taken them back."""
         began = time.monotonic()
-        refusal = ""
-        while not refusal and time.monotonic() < began + SHARE * seconds:
+        while time.monotonic() < began + SHARE * seconds:
             answer = self._new_connection(f"{PROGRAM} confirm")
             if answer is not None and answer["rc"] == 0:
                 return
             if answer is not None:
-                refusal = str(answer["stderr"] or answer["stdout"])
+                raise AnsibleActionFail(f"{REFUSED}: {(answer['stderr'] or answer['stdout']).strip()}. {ADVICE}")
             time.sleep(PAUSE)
-        if refusal:
-            raise AnsibleActionFail(f"the new rules of the firewall are not kept: {refusal}")
         while time.monotonic() < began + seconds + AFTER:
             if time.monotonic() > began + seconds and self._new_connection("true") is not None:
-                raise AnsibleActionFail(
-                    "the new rules of the firewall shut out ssh: no new connection was answered. The host has taken them "
-                    "back by itself. firewall_admin_networks has to hold the address from which the host sees this "
-                    "computer, or the one that it jumps through"
-                )
+                raise AnsibleActionFail(f"{REFUSED}: ssh was not answered, and the host has taken them back. {ADVICE}")
             time.sleep(PAUSE)
-        raise AnsibleConnectionFailure("no new connection since the firewall has new rules, and after they were taken back")
+        raise AnsibleConnectionFailure(f"{REFUSED}, and the host has not answered since, though it takes them back")
 
     def _new_connection(self, command: str) -> dict[str, Any] | None:
         """Run a command by a connection of its own; None where the host does not answer."""
