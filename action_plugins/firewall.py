@@ -7,10 +7,10 @@
         files: [...]
 
 Takes what `host_config` takes, without handlers, and ``rules``, the file whose change counts. The host loads it with a
-timer that takes it back after ``seconds`` (roles/firewall/files/escriptorium_firewall.py). A connection that is kept open
-would go on under any rules, so it is ended first: only a new one proves that ssh is answered, and stops the timer. In one
-task, since a run that ends between two would leave rules without a proof. Where Ansible runs on the host itself there is
-no connection, and nothing to prove.
+timer that takes it back after ``seconds`` (roles/firewall/files/escriptorium_firewall.py). A connection that is kept
+open would go on under any rules, so it is ended first: only a new one proves that ssh is answered, and stops the timer.
+In one task, since a run that ends between two would leave rules without a proof. Where Ansible runs on the host itself
+there is no connection, and nothing to prove.
 """
 
 from __future__ import annotations

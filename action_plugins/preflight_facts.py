@@ -2,8 +2,8 @@
 
 Takes the name of a registered result, ``seen``: on each host the lines of ``df --output=avail -B1 /opt
 /opt/escriptorium/current``, ``no-ipv6`` where the kernel has none, ``no-timezone`` where the site's is unknown, and
-``firewall NAME`` for each firewall of another kind that is switched on; on hosts with cards then the line ``driver``, the version of the loaded driver, and what ``df --output=size -B1 /dev/shm``
-says.
+``firewall NAME`` for each firewall of another kind that is switched on; on hosts with cards then the line ``driver``,
+the version of the loaded driver, and what ``df --output=size -B1 /dev/shm`` says.
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.

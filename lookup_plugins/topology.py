@@ -7,7 +7,8 @@
     lookup('topology', 'doors', HOST, PORTS)  what a host answers beside ssh; PORTS: {service: ports}
     lookup('topology', 'ssh_clients', HOST)   private addresses of the hosts that need the ssh of a host
 
-Decided in module_utils/platform_topology.py and platform_firewall.py, as for the check of the inventory, which is read once for a run.
+Decided in module_utils/platform_topology.py and platform_firewall.py, as for the check of the inventory, which is read
+once for a run.
 """
 
 from __future__ import annotations
@@ -56,12 +57,16 @@ class LookupModule(LookupBase):  # type: ignore[misc]
                 except ValueError as error:
                     raise AnsibleLookupError(f"topology: {error}") from error
                 return [list(self._addresses(site, clients, known).values())]
+        return [self._firewall(site, list(terms), known)]
+
+    def _firewall(self, site: platform_read.Site, terms: Sequence[Any], known: Mapping[str, Any]) -> list[Any]:
+        match terms:
             case ["doors", host, ports]:
                 addresses = self._addresses(site, site.topology.members, known)
-                return [platform_firewall.doors(site.topology, str(host), ports, addresses)]
+                return list(platform_firewall.doors(site.topology, str(host), ports, addresses))
             case ["ssh_clients", host]:
                 clients = platform_firewall.ssh_clients(site.topology, str(host))
-                return [list(self._addresses(site, clients, known).values())]
+                return list(self._addresses(site, clients, known).values())
         raise AnsibleLookupError(f"topology: there is no such question: {' '.join(map(str, terms))}")
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Who may connect to which port of which host, from the inventory; and the lines of nftables that say so.
 
-No Ansible import. ``DOORS`` is the one table of ports: docs/security.md shows it, and a test compares the two. Plays ask
-by the lookup ``topology``, the template of the role firewall by the filter ``firewall_rules``.
+No Ansible import. ``DOORS`` is the one table of ports: docs/security.md shows it, and a test compares the two. Plays
+ask by the lookup ``topology``, the template of the role firewall by the filter ``firewall_rules``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from .platform_networks import near
@@ -181,7 +182,12 @@ def _wrong(rule: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
             yield "ports", "no port", "one port or more", "name the ports of the program, or take the rule out"
         for port in ports:
             if not _is_port(port):
-                yield "ports", quote(port), f"a port from 1 to {LAST_PORT}, or two with a hyphen", "e.g. 10050, 6000-6010"
+                yield (
+                    "ports",
+                    quote(port),
+                    f"a port from 1 to {LAST_PORT}, or two with a hyphen",
+                    "e.g. 10050, 6000-6010",
+                )
         if ports and all(map(_is_port, ports)) and _overlap(ports):
             yield "ports", quote(ports), "each port once", "leave out what another one holds"
     networks = rule.get("networks")
@@ -215,7 +221,7 @@ def _is_port(port: Any) -> bool:
 
 def _overlap(ports: Iterable[Any]) -> bool:
     ranges = sorted(bounds for port in ports if (bounds := _bounds(port)))
-    return any(one[1] >= other[0] for one, other in zip(ranges, ranges[1:], strict=False))
+    return any(one[1] >= other[0] for one, other in pairwise(ranges))
 
 
 def _is_network(text: Any) -> bool:

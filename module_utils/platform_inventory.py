@@ -936,8 +936,8 @@ class HostFacts:
     Ansible's facts count them, ``release_free_bytes`` the free space under /opt, ``has_release`` whether the host
     carries a release already, ``driver_version`` the version of NVIDIA's driver that is loaded (empty where none is),
     ``shared_memory_bytes`` the size of /dev/shm, ``has_ipv6`` whether its kernel knows IPv6,
-    ``has_timezone`` whether it knows the site's time zone, ``other_firewalls`` those that are switched on there beside the
-    platform's own. None where not known.
+    ``has_timezone`` whether it knows the site's time zone, ``other_firewalls`` those that are switched on there beside
+    the platform's own. None where not known.
     """
 
     distribution: str
@@ -980,8 +980,8 @@ class GpuSettings:
 class FactsSettings:
     """Bounds of the facts stage for one host (site variables preflight_*).
 
-    ``gpu`` is None where it has no cards; ``ipv6`` says whether the web server is to listen there, ``firewall`` whether the
-    host is to have the platform's own.
+    ``gpu`` is None where it has no cards; ``ipv6`` says whether the web server is to listen there, ``firewall`` whether
+    the host is to have the platform's own.
     """
 
     allow_untested: bool = False

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
 
 from action_plugins import firewall
 
@@ -66,7 +67,7 @@ def action(
     made._task = task or Task()
     made._connection = host
     asked = {"changed": bool(changed), "changed_files": changed, "unapplied": [], **answer}
-    monkeypatch.setattr(firewall.ActionBase, "run", lambda *_: {})
+    monkeypatch.setattr(ActionBase, "run", lambda *_: {})
     monkeypatch.setattr(firewall.ActionModule, "_host_config", lambda *_: asked)
     monkeypatch.setattr(firewall.ActionModule, "_low_level_execute_command", lambda _, command: host.execute(command))
     return made
@@ -86,7 +87,9 @@ def test_new_rules_are_proved_by_a_new_connection(clock: Clock, monkeypatch: pyt
     assert not host.kept, "the connection that was open would go on under any rules"
 
 
-def test_rules_of_a_run_that_was_broken_off_are_proved_by_the_next(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rules_of_a_run_that_was_broken_off_are_proved_by_the_next(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host = Host(clock)
     action(host, monkeypatch, [], unapplied=[RULES]).run()
     assert host.commands == ["apply 60", "confirm"]

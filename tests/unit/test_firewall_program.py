@@ -72,7 +72,9 @@ def test_ports_of_sshd_and_of_its_socket_are_read() -> None:
 
 def test_the_timer_is_set_before_rules_are_loaded(host: Host, folder: Path) -> None:
     assert firewall.main(["apply", "60"]) == 0
-    armed = next(number for number, call in enumerate(host.calls) if call.startswith("systemd-run --quiet --on-active=60"))
+    armed = next(
+        number for number, call in enumerate(host.calls) if call.startswith("systemd-run --quiet --on-active=60")
+    )
     assert host.calls.index(f"nft --file {folder}/rules.nft") > armed
     assert (folder / "back.nft").read_text() == firewall.NONE, "there were none before"
     assert "{ 22, 2222 }" in (folder / "ssh-ports.nft").read_text()

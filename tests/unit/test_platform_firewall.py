@@ -1,4 +1,4 @@
-"""What each host answers: derived from the inventory, as the table of docs/security.md has it, and as nftables reads it."""
+"""What each host answers: derived from the inventory, as docs/security.md has it, and as nftables reads it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def test_ports_are_those_of_the_roles() -> None:
 
 def test_the_table_of_the_documentation_is_the_derived_one() -> None:
     text = (ROOT / "docs/security.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\w+) \| ([\d, ]+) \| ([\w, ]+) \| ([^|]+) \|$", text.split("<!-- ports -->")[1], re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\w+) \| ([\d, ]+) \| ([\w, ]+) \| ([^|]+) \|$", text.split("<!-- ports -->")[1], re.MULTILINE
+    )
     expected = [("every", "22", "firewall_admin_networks", "ssh")]
     for door in firewall.DOORS:
         ports = ", ".join(map(str, PORTS.get(door.service, [22])))

@@ -3,11 +3,11 @@
 
     escriptorium-firewall apply SECONDS   load rules.nft; take it back after that time
     escriptorium-firewall confirm         it was proved: keep it, also at boot
-    escriptorium-firewall pending         print why the rules in force are not those of rules.nft; nothing where they are
+    escriptorium-firewall pending         print why rules.nft is not in force; nothing where it is
 
-Run as root by Ansible's action `firewall`. What was proved is in proven.nft, which escriptorium-firewall.service loads at
-boot, so that a host which loses its power in between comes back with rules that were proved. Exit status 0, or 1 with
-the reason.
+Run as root by Ansible's action `firewall`. What was proved is in proven.nft, which escriptorium-firewall.service loads
+at boot, so that a host which loses its power in between comes back with rules that were proved. Exit status 0, or 1
+with the reason.
 """
 
 from __future__ import annotations

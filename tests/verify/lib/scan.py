@@ -1,9 +1,9 @@
 """Which TCP ports of hosts answer, seen from where this runs: a program of its own, sent to a host of no inventory.
 
-    python3 scan.py ADDRESS...      prints {address: [ports that take connections, ports that refuse them]} as JSON
+    python3 scan.py LAST ADDRESS...      prints {address: [ports that take connections, ports that refuse them]} as JSON
 
-As root, with Python's own library: half-open connections by raw sockets, so that all 65535 ports of a host take seconds
-though it drops what is sent. A port that refuses answers too, which no port behind the firewall does.
+As root, with Python's own library: half-open connections by raw sockets, so that all ports of a host, 1 to LAST, take
+seconds though it drops what is sent. A port that refuses answers too, which no port behind the firewall does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import struct
 import sys
 import time
 
-PORTS = range(1, 65536)
 #: Own port, which nothing here uses.
 SOURCE = 61234
 SYN, RST, ACK = 0x02, 0x04, 0x10
@@ -28,7 +27,7 @@ ROUNDS = 2
 
 
 def checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -44,7 +43,7 @@ def packet(source: bytes, target: bytes, port: int) -> bytes:
     return head(checksum(pseudo + head(0)))
 
 
-def scan(address: str) -> tuple[list[int], list[int]]:
+def scan(address: str, last: int) -> tuple[list[int], list[int]]:
     """Return the ports of one address that take connections, and those that refuse them."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as way:
@@ -69,7 +68,7 @@ def scan(address: str) -> tuple[list[int], list[int]]:
                     (refused if flags & RST else taken if flags & SYN and flags & ACK else set()).add(port)
 
         for _ in range(ROUNDS):
-            for port in PORTS:
+            for port in range(1, last + 1):
                 raw.sendto(packet(source, target, port), (address, 0))
                 if port % BURST == 0:
                     listen(PAUSE)
@@ -78,4 +77,4 @@ def scan(address: str) -> tuple[list[int], list[int]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({address: scan(address) for address in sys.argv[1:]}))
+    print(json.dumps({address: scan(address, int(sys.argv[1])) for address in sys.argv[2:]}))
