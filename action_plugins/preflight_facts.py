@@ -1,9 +1,9 @@
 """Action `preflight_facts`: refuse hosts that cannot carry the platform, all problems of all hosts in one list.
 
 Takes the name of a registered result, ``seen``: on each host the lines of ``df --output=avail -B1 /opt
-/opt/escriptorium/current``, ``no-ipv6`` where the kernel has none, and ``no-timezone`` where the site's is unknown; on
-hosts with cards then the line ``driver``, the version of the loaded driver, and what ``df --output=size -B1 /dev/shm``
-says.
+/opt/escriptorium/current``, ``no-ipv6`` where the kernel has none, ``no-timezone`` where the site's is unknown, and
+``firewall NAME`` for each firewall of another kind that is switched on; on hosts with cards then the line ``driver``,
+the version of the loaded driver, and what ``df --output=size -B1 /dev/shm`` says.
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.
@@ -30,6 +30,7 @@ except ImportError:
 
 NO_IPV6 = "no-ipv6"
 NO_TIMEZONE = "no-timezone"
+FIREWALL = "firewall "
 
 ROLE = Path(__file__).resolve().parent.parent / "roles/escriptorium"
 
@@ -54,7 +55,7 @@ def _lines(result: Any) -> list[str]:
 
 def _parts(result: Any) -> tuple[list[str], list[str]]:
     """Return the lines of df, and those of the driver."""
-    lines = [line for line in _lines(result) if line not in (NO_IPV6, NO_TIMEZONE)]
+    lines = [line for line in _lines(result) if line not in (NO_IPV6, NO_TIMEZONE) and not line.startswith(FIREWALL)]
     place = lines.index("driver") if "driver" in lines else len(lines)
     return lines[:place], lines[place + 1 :]
 
@@ -62,6 +63,11 @@ def _parts(result: Any) -> tuple[list[str], list[str]]:
 def has_said(result: Any, word: str) -> bool:
     """Return True where the host has said the word of a thing that it lacks."""
     return word in _lines(result)
+
+
+def other_firewalls(result: Any) -> tuple[str, ...]:
+    """Return the firewalls that the host has switched on, beside the platform's own."""
+    return tuple(line.removeprefix(FIREWALL) for line in _lines(result) if line.startswith(FIREWALL))
 
 
 def disk_space(result: Any) -> tuple[int | None, bool]:
@@ -123,6 +129,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 shared_memory_bytes=shared_memory,
                 has_ipv6=not has_said(seen, NO_IPV6),
                 has_timezone=not has_said(seen, NO_TIMEZONE),
+                other_firewalls=other_firewalls(seen),
             )
         except KeyError as error:
             raise AnsibleActionFail(
@@ -145,6 +152,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             gpu=self._gpu(setting),
             timezone=str(setting("base_timezone", "Etc/UTC")),
             ipv6=boolean(setting("nginx_ipv6", "yes")),
+            firewall=boolean(setting("firewall_enabled", "yes")),
         )
         roles = frozenset(
             group for group in platform_inventory.DEFAULT_MEMORY_MB if name in variables["groups"].get(group, ())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 try:
     from ansible.module_utils import (
         platform_capacity,
+        platform_firewall,
         platform_queues,
         platform_restore,
         platform_sandbox,
@@ -29,6 +30,7 @@ except ImportError:
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
     from ansible.module_utils import (
         platform_capacity,
+        platform_firewall,
         platform_queues,
         platform_restore,
         platform_sandbox,
@@ -146,6 +148,30 @@ def sandbox(writes: Sequence[str] = (), networks: Sequence[str] | None = None, c
     return str(platform_sandbox.text(writes, networks, cards=cards))
 
 
+def ssh_ports(values: Mapping[str, Any]) -> list[int]:
+    """Return the ports of ssh that an inventory names for a host, from its variables (``hostvars[NAME]``)."""
+    try:
+        return list(platform_firewall.ssh_ports(values))
+    except (TypeError, ValueError) as error:
+        raise AnsibleFilterError(f"ssh_ports: {error}") from error
+
+
+def firewall_rules(rules: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of nftables that let in what rules of the role firewall name."""
+    try:
+        return list(platform_firewall.rule_lines(rules))
+    except (KeyError, ValueError) as error:
+        raise AnsibleFilterError(f"firewall_rules: {error}") from error
+
+
+def firewall_sources(networks: Sequence[str]) -> list[str]:
+    """Return the words of nftables for packets from networks: one text for each version of IP that they have."""
+    try:
+        return [" ".join(words) for words in platform_firewall.sources(networks)]
+    except ValueError as error:
+        raise AnsibleFilterError(f"firewall_sources: {error}") from error
+
+
 def tree_files(root: str, folders: Sequence[str]) -> list[str]:
     """Return all files below folders of ``root`` by their paths from there: see module_utils/platform_tree.py."""
     try:
@@ -187,6 +213,8 @@ class FilterModule:
         return {
             "breaking_changes": breaking_changes,
             "compute_queues": compute_queues,
+            "firewall_rules": firewall_rules,
+            "firewall_sources": firewall_sources,
             "gpu_cards": gpu_cards,
             "has_gpu_workers": gpu.has_workers,
             "gpu_report": gpu_report,
@@ -197,6 +225,7 @@ class FilterModule:
             "reached_networks": platform_sandbox.reach,
             "sandbox": sandbox,
             "ssh_port": ssh_port,
+            "ssh_ports": ssh_ports,
             "tree_entries": platform_tree.entries,
             "tree_files": tree_files,
             "tree_id": platform_tree.content_id,

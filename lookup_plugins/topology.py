@@ -4,8 +4,11 @@
     lookup('topology', 'known_to', HOST)      hosts whose names a host writes down
     lookup('topology', 'addresses', HOSTS)    private address of each host: {host: IPv4 address}
     lookup('topology', 'clients', SERVICE)    private addresses of the hosts that a service lets in
+    lookup('topology', 'doors', HOST, PORTS)  what a host answers beside ssh; PORTS: {service: ports}
+    lookup('topology', 'ssh_clients', HOST)   private addresses of the hosts that need the ssh of a host
 
-Decided in module_utils/platform_topology.py, as for the check of the inventory, which is read once for a run.
+Decided in module_utils/platform_topology.py and platform_firewall.py, as for the check of the inventory, which is read
+once for a run.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
 try:
-    from ansible.module_utils import platform_read
+    from ansible.module_utils import platform_firewall, platform_read
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_read
+    from ansible.module_utils import platform_firewall, platform_read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -54,6 +57,16 @@ class LookupModule(LookupBase):  # type: ignore[misc]
                 except ValueError as error:
                     raise AnsibleLookupError(f"topology: {error}") from error
                 return [list(self._addresses(site, clients, known).values())]
+        return [self._firewall(site, list(terms), known)]
+
+    def _firewall(self, site: platform_read.Site, terms: Sequence[Any], known: Mapping[str, Any]) -> list[Any]:
+        match terms:
+            case ["doors", host, ports]:
+                addresses = self._addresses(site, site.topology.members, known)
+                return list(platform_firewall.doors(site.topology, str(host), ports, addresses))
+            case ["ssh_clients", host]:
+                clients = platform_firewall.ssh_clients(site.topology, str(host))
+                return list(self._addresses(site, clients, known).values())
         raise AnsibleLookupError(f"topology: there is no such question: {' '.join(map(str, terms))}")
 
     @staticmethod

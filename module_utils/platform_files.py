@@ -24,7 +24,7 @@ GROUP_FOLDER: Final = "group_vars"
 HOST_FOLDER: Final = "host_vars"
 #: What group_vars/all of the repository holds; a test keeps it complete.
 OWN_FILES: Final = frozenset(
-    f"{name}.yml" for name in ("application", "backup", "base", "database", "gpu", "storage", "topology")
+    f"{name}.yml" for name in ("application", "backup", "base", "database", "firewall", "gpu", "storage", "topology")
 )
 OWN_PLACE: Final = "the folder of your site, e.g. inventories/mysite"
 

@@ -25,6 +25,7 @@ from runpy import run_path
 from typing import Any, Final
 from zoneinfo import available_timezones
 
+from .platform_firewall import FIREWALL_RULES
 from .platform_gpu import GPU_RULES, cuda_of_driver
 from .platform_networks import NETWORK_RULES, near
 from .platform_problems import (
@@ -850,6 +851,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     *GPU_RULES,
     *STORAGE_RULES,
     *NETWORK_RULES,
+    *FIREWALL_RULES,
     rule_weak_secrets,
     rule_one_line,
     rule_placeholders,
@@ -921,7 +923,8 @@ class HostFacts:
     Ansible's facts count them, ``release_free_bytes`` the free space under /opt, ``has_release`` whether the host
     carries a release already, ``driver_version`` the version of NVIDIA's driver that is loaded (empty where none is),
     ``shared_memory_bytes`` the size of /dev/shm, ``has_ipv6`` whether its kernel knows IPv6,
-    ``has_timezone`` whether it knows the site's time zone. None where not known.
+    ``has_timezone`` whether it knows the site's time zone, ``other_firewalls`` those that are switched on there beside
+    the platform's own. None where not known.
     """
 
     distribution: str
@@ -936,6 +939,7 @@ class HostFacts:
     shared_memory_bytes: int | None = None
     has_ipv6: bool = True
     has_timezone: bool = True
+    other_firewalls: tuple[str, ...] = ()
 
     @property
     def system(self) -> str:
@@ -963,7 +967,8 @@ class GpuSettings:
 class FactsSettings:
     """Bounds of the facts stage for one host (site variables preflight_*).
 
-    ``gpu`` is None where it has no cards; ``ipv6`` says whether the web server is to listen there.
+    ``gpu`` is None where it has no cards; ``ipv6`` says whether the web server is to listen there, ``firewall`` whether
+    the host is to have the platform's own.
     """
 
     allow_untested: bool = False
@@ -972,6 +977,7 @@ class FactsSettings:
     gpu: GpuSettings | None = None
     ipv6: bool = True
     timezone: str = "Etc/UTC"
+    firewall: bool = True
 
     def memory_for(self, role: str) -> int:
         """Memory in MB that a host of the group ``role`` must have."""
@@ -1062,6 +1068,19 @@ def fact_timezone(host: FactsHost) -> Iterator[Problem]:
         yield Problem(host.name, "base_timezone", quote(host.settings.timezone), "a time zone of the host", mend)
 
 
+def fact_firewall(host: FactsHost) -> Iterator[Problem]:
+    """Two firewalls of one host: what one lets in the other drops, and which one did it nobody sees."""
+    if host.settings.firewall and host.facts.other_firewalls:
+        names = ", ".join(host.facts.other_firewalls)
+        yield Problem(
+            host.name,
+            "firewall_enabled",
+            f"{names}, switched on",
+            "one firewall on a host",
+            f"choose: switch {names} off, or set firewall_enabled: false and open there what docs/security.md lists",
+        )
+
+
 def fact_driver(host: FactsHost) -> Iterator[Problem]:
     """Want a driver that knows the release's CUDA: with an older one every training fails at its start."""
     gpu = host.settings.gpu
@@ -1128,6 +1147,7 @@ HOST_FACT_RULES: tuple[Callable[[FactsHost], Iterator[Problem]], ...] = (
     fact_memory,
     fact_ipv6,
     fact_timezone,
+    fact_firewall,
     fact_driver,
     fact_shared_memory,
 )

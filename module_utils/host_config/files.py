@@ -63,7 +63,7 @@ class WantedFile:
         secret: whether a difference hides the content.
         validate: command, with ``%s`` for the new file, that ends with 0 where the file is right.
         once: a file that is there stays as it is.
-        existing: a folder that is missing stays so.
+        existing: a folder that is missing stays so; a file whose folder is missing is not written.
         at: where it is reached, by the open folder that it lies in; found here.
         since: units and paths of which one is younger than this path once its handlers have run.
         pending: words of a command that prints what the units of ``since`` have not taken over of this path; it changes
@@ -172,7 +172,7 @@ def prepare(wanted: WantedFile, places: Places, *, check: bool, run: Run) -> Cha
     if wanted.state == "directory":
         return _folder(_with_defaults(wanted), places, check)
     at = places.entry(wanted.path)
-    if at is None and wanted.state in {"absent", "without"}:
+    if at is None and (wanted.state in {"absent", "without"} or wanted.existing):
         return None
     if at is None and not check:
         folder = Path(wanted.path).parent

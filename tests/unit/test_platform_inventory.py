@@ -673,6 +673,14 @@ def test_architecture() -> None:
     assert only(check_facts([host("a", replace(DEBIAN_12, architecture="aarch64"), "compute")])).found == "aarch64"
 
 
+def test_another_firewall_is_refused_where_the_platform_has_its_own() -> None:
+    other = replace(DEBIAN_12, other_firewalls=("firewalld",))
+    (found,) = check_facts([FactsHost("web", other, frozenset({"frontend"}))])
+    assert (found.variable, found.found) == ("firewall_enabled", "firewalld, switched on")
+    assert "firewall_enabled: false" in found.mend
+    assert check_facts([FactsHost("web", other, frozenset({"frontend"}), FactsSettings(firewall=False))]) == []
+
+
 def test_web_server_without_ipv6() -> None:
     without = replace(DEBIAN_12, has_ipv6=False)
     (found,) = check_facts([FactsHost("web", without, frozenset({"frontend"}))])

@@ -73,6 +73,15 @@ def test_only_application_hosts_may_mount_the_tree(connect: Callable[[str], Any]
     assert len(exported) == 2, "one folder, one client"
 
 
+def test_nothing_of_older_nfs_listens(connect: Callable[[str], Any]) -> None:
+    """Debian starts rpcbind with the server's package, on all addresses; NFS 4.2 needs none of it."""
+    storage = connect("debian13")
+    for unit in ("rpcbind.socket", "rpcbind.service", "rpc-statd.service", "rpc-statd-notify.service"):
+        assert storage.check_output("systemctl show --property=LoadState --value %s", unit) == "masked"
+    listening = storage.check_output("ss --no-header --listening --numeric --tcp --udp")
+    assert not [line for line in listening.splitlines() if ":111 " in line]
+
+
 def test_nfs_is_served_in_version_4_2_only_and_on_the_private_address(
     connect: Callable[[str], Any], inventory: Inventory
 ) -> None:

@@ -118,6 +118,18 @@ def test_others_run_few_tasks(join: Join, inventory: Inventory) -> None:
     assert join.run.seconds < SECONDS
 
 
+def test_firewalls_of_others_let_the_new_host_in(
+    join: Join, inventory: Inventory, connect: Callable[[str], Any]
+) -> None:
+    assert NEW not in inventory.hosts
+    assert NEW in join.inventory.hosts
+    for host in (inventory.frontend, *inventory.groups["storage"]):
+        assert ADDRESS in connect(host).check_output("nft list table inet escriptorium")
+        assert connect(host).check_output("escriptorium-firewall pending") == ""
+    image_server = connect(*inventory.groups["storage"]).check_output("nft list table inet escriptorium")
+    assert "8099" in image_server, "with the values of that host"
+
+
 def test_each_worker_has_run_a_probe_job(join: Join) -> None:
     for queue in ("default", "live", "low-priority", "gpu"):
         assert re.search(rf"{queue}@{NEW} (ran a probe job|is busy with a job, and looked beside it)", join.run.output)

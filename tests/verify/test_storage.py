@@ -335,6 +335,19 @@ def test_client_mounts_the_tree_with_its_datasets(client: Guest) -> None:
     )
 
 
+def test_the_tree_needs_nothing_of_older_nfs(client: Guest, storage: Guest) -> None:
+    """The mount of the run above is there, and another one can be made, without rpcbind and statd on either side."""
+    for host in (client, storage):
+        states = host.run("systemctl show --property=LoadState --value rpcbind.socket rpc-statd.service").split()
+        assert states == ["masked", "masked"]
+        listening = host.run("ss --no-header --listening --numeric --tcp --udp")
+        assert not [line for line in listening.splitlines() if ":111 " in line]
+        assert "tcp dport @ssh_ports accept" in host.run("nft list table inet escriptorium")
+    client.run("mkdir -p /mnt/second")
+    client.run("timeout 120 mount -t nfs4 -o vers=4.2,retry=0 10.213.80.11:/srv/escriptorium /mnt/second")
+    client.run("findmnt --types nfs4 --mountpoint /mnt/second && umount /mnt/second")
+
+
 def test_root_of_a_client_is_nobody(client: Guest, storage: Guest) -> None:
     client.fails(f"touch {MEDIA}/of-root")
     client.as_service(f"touch {MEDIA}/of-service")

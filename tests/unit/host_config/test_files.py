@@ -160,6 +160,14 @@ def test_a_folder_that_is_only_looked_after_is_not_made(tmp_path: Path) -> None:
     assert mode(tmp_path / "home") == "0755"
 
 
+def test_a_file_that_is_only_looked_after_is_not_written_where_its_folder_is_missing(tmp_path: Path) -> None:
+    file = wanted(tmp_path / "folder" / "file", content="a\n", existing=True)
+    assert apply(file, check=True) == apply(file) == []
+    (tmp_path / "folder").mkdir()
+    assert len(apply(file)) == 1
+    assert (tmp_path / "folder" / "file").read_text() == "a\n"
+
+
 def test_a_line_does_not_take_the_place_of_what_a_link_leads_to(tmp_path: Path) -> None:
     (tmp_path / "real").write_text("a\n")
     (tmp_path / "link").symlink_to("real")
