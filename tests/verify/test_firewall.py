@@ -127,7 +127,8 @@ def test_a_compute_host_reaches_what_it_needs_and_no_more(
         found = outside.scan(
             SOME, [inventory.address(host) for host in (inventory.frontend, other)], inventory.container(one)
         )
-    assert found[inventory.address(inventory.frontend)] == [COMPUTE["frontend"], []]
+    # Redis in clear: open for processes of before TLS, and nothing listens there.
+    assert found[inventory.address(inventory.frontend)] == [COMPUTE["frontend"], [6379]]
     assert found[inventory.address(other)] == [SSH, []]
 
 
