@@ -35,6 +35,7 @@ try:
         platform_problems,
         platform_queues,
         platform_read,
+        platform_ssh,
         platform_templates,
         platform_topology,
         platform_variables,
@@ -49,6 +50,7 @@ except ImportError:
         platform_problems,
         platform_queues,
         platform_read,
+        platform_ssh,
         platform_templates,
         platform_topology,
         platform_variables,
@@ -245,7 +247,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         catalogue = replace(catalogue, ansible_names=ansible_names({name for host in values.values() for name in host}))
 
         given = platform_playbooks.check_given(operator.given, run, catalogue)
-        problems = given + platform_files.check_files(sources, groups, inventory.hosts, ROOT)
+        asked = bool(context.CLIARGS.get("ask_pass") or context.CLIARGS.get("connection_password_file"))
+        problems = given + list(platform_ssh.check_asked(inventory, catalogue, asked=asked))
+        problems += platform_files.check_files(sources, groups, inventory.hosts, ROOT)
         folder = platform_files.secrets_folder(sources, variables.get("inventory_dir"))
         if not secrets_required and folder and platform_inventory.missing_secrets(inventory, catalogue):
             problems += platform_files.check_secrets_place(folder, ROOT)

@@ -41,6 +41,7 @@ from .platform_problems import (
     quote,
 )
 from .platform_queues import QUEUE_RULES
+from .platform_ssh import SSH_RULES
 from .platform_storage import STORAGE_RULES
 from .platform_templates import TEMPLATE_RULES
 from .platform_variables import PLATFORM_GROUPS, RESERVED_GROUPS, Catalogue, Variable
@@ -852,6 +853,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     *STORAGE_RULES,
     *NETWORK_RULES,
     *FIREWALL_RULES,
+    *SSH_RULES,
     rule_weak_secrets,
     rule_one_line,
     rule_placeholders,

@@ -1,0 +1,95 @@
+"""Settings of ssh that might lock people out: in force for two minutes, and kept where a new connection came in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: A systemd with one timer, which is a file; what it is asked for is written down.
+SYSTEMD = """#!/bin/sh
+echo "${0##*/} $*" >>"$STATE/calls"
+case "${0##*/} $*" in
+  systemctl*is-active*) test -e "$STATE/timer" ;;
+  systemctl*stop*) rm "$STATE/timer" ;;
+  systemd-run*) touch "$STATE/timer" ;;
+  sshd*) printf 'port 22\\npasswordauthentication %s\\nx11forwarding no\\n' "$PASSWORDS" ;;
+esac
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    for name in ("systemctl", "systemd-run", "sshd"):
+        (tmp_path / name).write_text(SYSTEMD)
+        (tmp_path / name).chmod(0o755)
+    file = tmp_path / "00-escriptorium.conf"
+    file.write_text("PasswordAuthentication no\n")
+    return file
+
+
+def call(root: Path, file: Path, *words: str, passwords: str = "no") -> subprocess.CompletedProcess[str]:
+    folder = str(file.parent)
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "STATE": folder, "PASSWORDS": passwords}
+    program = str(root / "roles/base/files/ssh-settings")
+    return subprocess.run(
+        ["sh", program, *words], env=environment, capture_output=True, text=True, check=False, timeout=30
+    )
+
+
+def calls(file: Path) -> list[str]:
+    return (file.parent / "calls").read_text().splitlines()
+
+
+def test_the_way_back_is_there_before_the_settings_are_in_force(root: Path, settings: Path) -> None:
+    assert call(root, settings, "try", str(settings)).returncode == 0
+    names = [line.split()[0] for line in calls(settings)]
+    assert names == ["systemctl", "systemd-run", "sshd", "systemctl"]
+    armed = calls(settings)[1]
+    assert "--on-active=120" in armed
+    assert "rm -f" in armed
+    assert armed.endswith(f"ssh.service {settings}")
+    assert calls(settings)[-1] == "systemctl try-reload-or-restart ssh.service"
+    assert settings.exists()
+
+
+def test_settings_that_sshd_does_not_read_are_told_and_taken_away(root: Path, settings: Path) -> None:
+    done = call(root, settings, "try", str(settings), passwords="yes")
+    assert done.returncode == 1
+    assert "Include /etc/ssh/sshd_config.d/*.conf" in done.stderr
+    assert not settings.exists()
+    assert not (settings.parent / "timer").exists(), "nothing is left to take back"
+
+
+def test_settings_that_are_given_up_are_applied_too(root: Path, settings: Path) -> None:
+    settings.unlink()
+    assert call(root, settings, "try", str(settings), passwords="yes").returncode == 0
+    assert calls(settings)[-1] == "systemctl try-reload-or-restart ssh.service"
+
+
+def test_an_earlier_way_back_gives_way(root: Path, settings: Path) -> None:
+    (settings.parent / "timer").touch()
+    assert call(root, settings, "try", str(settings)).returncode == 0
+    assert "stop" in calls(settings)[1]
+    assert (settings.parent / "timer").exists()
+
+
+def test_kept_settings_stay_and_are_known_as_proved(root: Path, settings: Path) -> None:
+    proved = settings.parent / "proved"
+    call(root, settings, "try", str(settings))
+    assert call(root, settings, "keep", str(settings), str(proved)).returncode == 0
+    assert not (settings.parent / "timer").exists()
+    assert proved.exists()
+
+
+def test_a_connection_that_comes_too_late_proves_nothing(root: Path, settings: Path) -> None:
+    proved = settings.parent / "proved"
+    done = call(root, settings, "keep", str(settings), str(proved))
+    assert done.returncode == 1
+    assert "taken back" in done.stderr
+    assert not proved.exists()
