@@ -4,6 +4,8 @@
     release-archive pack RELEASE ARCHIVE CHECKSUM_FILE ACCOUNT
     release-archive fetch ARCHIVE CHECKSUM RELEASE
 
+CHECKSUM is what pack writes to CHECKSUM_FILE: the SHA-256 of the archive, and its size in bytes.
+
 The service account of every host may change what lies in the shared tree, at any moment. So the checksum is that of
 what was packed, never of what lies there afterwards; and what is unpacked is a copy of root's own, which was checked.
 Runs as root, with Python, tar and zstd.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import pwd
 import shutil
@@ -46,14 +49,15 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
         os.setgroups(groups)
 
 
-def copy(source: IO[bytes], target: IO[bytes]) -> str:
-    """Copy all of a stream; answers the SHA-256 of what was copied."""
-    digest = hashlib.sha256()
-    while block := source.read(1 << 20):
+def copy(source: IO[bytes], target: IO[bytes], most: float = math.inf) -> str:
+    """Copy a stream, of a longer one a block beyond ``most`` bytes; answers SHA-256 and size of what was copied."""
+    digest, copied = hashlib.sha256(), 0
+    while copied <= most and (block := source.read(1 << 20)):
         digest.update(block)
+        copied += len(block)
         target.write(block)
     target.flush()
-    return digest.hexdigest()
+    return f"{digest.hexdigest()} {copied}"
 
 
 def pack(release: Path, archive: Path, checksum: Path, owner: tuple[int, int]) -> None:
@@ -91,13 +95,17 @@ def fetch(archive: Path, checksum: str, release: Path) -> None:
         ArchiveError: it is no file, or not what the build host packed, or tar failed.
 
     """
+    # An earlier version wrote no size. Without one, who may write there fills the disk here.
+    expected = checksum.split()
+    most = int(expected[1]) if len(expected) > 1 else math.inf
     if not release.parent.exists():
         release.parent.mkdir(parents=True)
         release.parent.chmod(0o755)
     # A pipe there would else be waited for.
     handle = os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(handle, "rb") as shared, tempfile.TemporaryFile(dir=release.parent) as own:
-        if not stat.S_ISREG(os.fstat(handle).st_mode) or copy(shared, own) != checksum:
+        plain = stat.S_ISREG(os.fstat(handle).st_mode)
+        if not plain or copy(shared, own, most).split()[: len(expected)] != expected:
             raise ArchiveError(f"{archive} is not what the build host packed: remove it, the next run packs it again")
         own.seek(0)
         partial = release.with_name(f"{release.name}.partial")

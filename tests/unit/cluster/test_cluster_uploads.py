@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from escriptorium_cluster.archive_check import ArchiveBounds, RefusedFileError, check_archive
 from escriptorium_cluster.model_check import check_model
+from escriptorium_cluster.pdf_check import check_pdf
 from escriptorium_cluster.upload_check import look_at
 from escriptorium_cluster.vgsl_size import DescriptionError, count_weights
 from hypothesis import given
@@ -256,6 +258,105 @@ def test_any_bytes_are_refused_and_nothing_else_happens(tmp_path_factory: pytest
         checked(tmp_path_factory.getbasetemp(), data)
 
 
+# --- PDF files --------------------------------------------------------------------------------------------------------
+
+A4, SHEET, ROLL = (595, 842), (2384, 3370), (28346456, 28346456)
+
+
+def pdf(*sizes: tuple[float, float], title: str = "") -> bytes:
+    """Write a PDF file with empty pages of these sizes, in points."""
+    kids = " ".join(f"{4 + number} 0 R" for number in range(len(sizes)))
+    parts = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Kids [{kids}] /Count {len(sizes)} >>",
+        f"<< /Title ({title}) >>",
+        *(f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 {width} {height}] >>" for width, height in sizes),
+    ]
+    made, begins = "%PDF-1.7\n", []
+    for number, part in enumerate(parts, 1):
+        begins.append(len(made))
+        made += f"{number} 0 obj\n{part}\nendobj\n"
+    table = "0000000000 65535 f \n" + "".join(f"{begin:010d} 00000 n \n" for begin in begins)
+    trailer = f"trailer << /Size {len(parts) + 1} /Root 1 0 R /Info 3 0 R >>\nstartxref\n{len(made)}\n%%EOF\n"
+    return f"{made}xref\n0 {len(parts) + 1}\n{table}{trailer}".encode()
+
+
+@pytest.mark.skipif(shutil.which("pdfinfo") is None, reason="Poppler itself is asked here")
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (pdf(A4), ""),
+        (pdf(A4, SHEET, A4, (8640, 200)), ""),
+        (pdf(A4, ROLL), "Page 2 of the PDF file is too large: 1000002 x 1000002 cm."),
+        (pdf((2000000, 100)), "Page 1 of the PDF file is too large: 70556 x 4 cm."),
+        (pdf(*[A4] * 6), "The PDF file has 6 pages; this site takes 5 at a time."),
+        (pdf(ROLL, title="x\nPages:           1\nPage    1 size:  5 x 5 pts"), "Page 1 of the PDF file is too large"),
+        (pdf(), "The PDF file cannot be read."),
+        (pdf(A4)[:200], "The PDF file cannot be read."),
+        (b"", "The PDF file cannot be read."),
+        (b"PK", "The PDF file cannot be read."),
+    ],
+)
+def test_pages_of_a_pdf_are_looked_at_before_one_is_rendered(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "a.pdf"
+    path.write_bytes(content)
+    reason = ""
+    try:
+        check_pdf(str(path), BOUNDS.files)
+    except RefusedFileError as error:
+        reason = str(error)
+    assert reason.startswith(said)
+    assert bool(reason) is bool(said)
+
+
+@pytest.fixture
+def pdfinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], str]:
+    """Have the program say something; answer why a file is refused."""
+
+    def ask(said: str, status: int = 0) -> str:
+        program = tmp_path / "pdfinfo"
+        program.write_text(f"#!/bin/sh\nprintf '%s\\n' '{said}'\nexit {status}\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+        try:
+            check_pdf("/a.pdf", 5)
+        except RefusedFileError as error:
+            return str(error)
+        return ""
+
+    return ask
+
+
+PAGES = (
+    "Pages:           2\nPage    1 size:  595 x 842 pts (A4)\nPage    2 size:  {} x {} pts\nFile size:       9 bytes"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "reason"),
+    [
+        (PAGES.format(842, 595), 0, ""),
+        (PAGES.format("2.83465e+07", 842), 0, "Page 2 of the PDF file is too large: 1000002 x 30 cm."),
+        (PAGES.format("nan", 842), 0, "Page 2 of the PDF file is too large"),
+        (PAGES.format("wide", 842), 0, "The PDF file cannot be read."),
+        (PAGES.format(842, 595), 1, "The PDF file cannot be read."),
+        (PAGES.format(842, 595).replace("Page    1 ", "Page one "), 0, "The PDF file cannot be read."),
+        ("Pages: 9\n" + PAGES.format(842, 595), 0, "The PDF file has 9 pages; this site takes 5 at a time."),
+        ("", 0, "The PDF file cannot be read."),
+    ],
+)
+def test_what_poppler_says_of_a_pdf(pdfinfo: Callable[[str, int], str], said: str, status: int, reason: str) -> None:
+    found = pdfinfo(said, status)
+    assert found.startswith(reason)
+    assert bool(found) is bool(reason)
+
+
+def test_a_site_without_the_program_takes_no_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RefusedFileError, match="pdfinfo is missing"):
+        check_pdf("/a.pdf", 5)
+
+
 # --- the process, the handler, the answer -----------------------------------------------------------------------------
 
 
@@ -271,6 +372,9 @@ def test_a_file_is_looked_at_in_a_process_of_its_own(tmp_path: Path, monkeypatch
         look_at("model", str(path), BOUNDS)
     with pytest.raises(RefusedFileError, match="too much time or memory"):
         look_at("model", str(tmp_path / "none"), BOUNDS)
+    path.write_bytes(b"no PDF")
+    with pytest.raises(RefusedFileError, match=r"The PDF file cannot be read|pdfinfo is missing"):
+        look_at("pdf", str(path), BOUNDS)
 
 
 def test_a_process_that_needs_too_much_memory_or_time_is_a_refusal(

@@ -7,7 +7,7 @@ import os
 import stat
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import release_archive
@@ -96,7 +96,7 @@ def test_an_archive_that_is_exchanged_after_it_was_packed_is_not_blessed(
 
     monkeypatch.setattr(Path, "replace", replace_and_attack)
     packed = site.pack()
-    assert packed != hashlib.sha256(site.archive.read_bytes()).hexdigest()
+    assert packed.split()[0] != hashlib.sha256(site.archive.read_bytes()).hexdigest()
     with pytest.raises(ArchiveError, match="not what the build host packed"):
         release_archive.fetch(site.archive, packed, site.copy)
     assert not site.copy.exists()
@@ -130,6 +130,33 @@ def test_what_is_no_archive_of_the_build_host_is_refused_and_nothing_waits(site:
     with pytest.raises((ArchiveError, OSError)):
         release_archive.fetch(site.archive, packed, site.copy)
     assert site.copy.is_dir(), "what is there stays"
+
+
+def test_no_more_is_copied_than_was_packed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write there could else fill the disk of each host."""
+    packed = site.pack()
+    os.truncate(site.archive, 64 << 20)
+    written: list[str] = []
+    copy = release_archive.copy
+
+    def noted(*arguments: Any) -> str:
+        written.append(copy(*arguments))
+        return written[-1]
+
+    monkeypatch.setattr(release_archive, "copy", noted)
+    with pytest.raises(ArchiveError, match="not what the build host packed"):
+        release_archive.fetch(site.archive, packed, site.copy)
+    assert int(written[0].split()[1]) <= int(packed.split()[1]) + (1 << 20)
+    assert not site.copy.exists()
+
+
+def test_a_checksum_of_an_earlier_version_has_no_size(site: Site) -> None:
+    digest = site.pack().split()[0]
+    release_archive.fetch(site.archive, digest, site.copy)
+    assert (site.copy / "program").read_text() == "good\n"
+    site.swap()
+    with pytest.raises(ArchiveError, match="not what the build host packed"):
+        release_archive.fetch(site.archive, digest, site.copy)
 
 
 def test_links_in_the_shared_tree_lead_the_packing_no_further_than_its_owner_may_go(site: Site, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class RefusedFileError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ArchiveBounds:
-    """How many files, and how many MiB unpacked."""
+    """How many files (of a PDF file: pages), and how many MiB unpacked."""
 
     files: int
     mib: int

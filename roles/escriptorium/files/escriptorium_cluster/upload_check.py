@@ -1,6 +1,6 @@
 """Looks at one uploaded file in a process of its own, with little memory, little time and no secret.
 
-    python -m escriptorium_cluster.upload_check archive|model PATH FILES MIB
+    python -m escriptorium_cluster.upload_check archive|model|pdf PATH FILES MIB
 
 It ends with 0 (take it) or 3 and the reason on its standard output. Any other end is a refusal as well: a file that
 needs more than there is here is none that the web process should open.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from escriptorium_cluster.archive_check import ArchiveBounds, RefusedFileError, check_archive
 from escriptorium_cluster.model_check import check_model
+from escriptorium_cluster.pdf_check import check_pdf
 
 #: MiB of address space and seconds that a look may take: Python and the directory of a large archive have 200.
 MEMORY_MIB, SECONDS = 1024, 30
@@ -31,6 +32,8 @@ def main(kind: str, path: str, files: str, mib: str) -> int:
     try:
         if kind == "archive":
             check_archive(path, size, ArchiveBounds(int(files), int(mib)))
+        elif kind == "pdf":
+            check_pdf(path, int(files))
         else:
             check_model(path, size)
     except RefusedFileError as error:

@@ -20,7 +20,7 @@ from escriptorium_cluster.archive_check import ArchiveBounds, RefusedFileError
 from escriptorium_cluster.upload_check import look_at
 
 #: What is looked at, by the end of its name: upstream goes by it too.
-KINDS = {".zip": "archive", ".mlmodel": "model"}
+KINDS = {".zip": "archive", ".mlmodel": "model", ".pdf": "pdf"}
 #: Formats that run code when they are read (Python's pickle, also inside PyTorch's archives). No part of the
 #: application has a use for them.
 REFUSED = frozenset({".ckpt", ".joblib", ".npy", ".pickle", ".pkl", ".pt", ".pth"})
