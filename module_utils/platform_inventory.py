@@ -23,6 +23,7 @@ from datetime import date
 from typing import Any, Final
 from zoneinfo import available_timezones
 
+from .platform_certificates import CERTIFICATE_RULES
 from .platform_gpu import GPU_RULES, cuda_of_driver
 from .platform_networks import NETWORK_RULES, near
 from .platform_problems import (
@@ -874,6 +875,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_timezone,
     rule_version,
     rule_certificate_pairs,
+    *CERTIFICATE_RULES,
 )
 
 
