@@ -25,6 +25,7 @@ from runpy import run_path
 from typing import Any, Final
 from zoneinfo import available_timezones
 
+from .platform_acme import ACME_RULES
 from .platform_firewall import FIREWALL_RULES
 from .platform_gpu import GPU_RULES, cuda_of_driver
 from .platform_networks import NETWORK_RULES, near
@@ -865,6 +866,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     rule_timezone,
     rule_version,
     rule_certificate_pairs,
+    *ACME_RULES,
 )
 
 

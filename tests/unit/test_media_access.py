@@ -91,6 +91,7 @@ class Nginx:
         self.application = Application()
         self.media = folder / "media"
         self.answers = folder / "answers"
+        self.certificate = "self_signed"
         for name, content in FILES.items():
             path = self.media / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,12 +141,21 @@ class Nginx:
             "__nginx_media_answers": str(self.answers),
             "__nginx_media_file": str(self.folder / "media.conf"),
             "__nginx_logins": str(self.folder / "logins.conf"),
+            "__nginx_tls_kind": str(self.folder / "kind.conf"),
             "nginx_login_rate": 0,
         } | variables
         site = self.render("nginx", "site.conf.j2", **given)
-        site = re.sub(r"listen 443 .*;", f"listen 127.0.0.1:{self.port};", site)
+        site = re.sub(r"listen 443 ssl http2", f"listen 127.0.0.1:{self.port}", site)
         site = re.sub(r"listen 80 .*;", f"listen 127.0.0.1:{free_port()};", site)
+        # Without TLS nobody names a site but in the request.
+        site = re.sub(
+            r"map \$ssl_server_name \$foreign_name \{.*?\n\}",
+            'map "" $foreign_name { default ""; }',
+            site,
+            flags=re.DOTALL,
+        )
         (self.folder / "site.conf").write_text(re.sub(r"\n *ssl_.*;", "", site))
+        (self.folder / "kind.conf").write_text(f"default {self.certificate};\n")
         for name in ("media.conf", "logins.conf"):
             (self.folder / name).write_text(self.render("nginx", f"{name}.j2", **given))
         temporary = "".join(
@@ -434,3 +444,30 @@ def test_nobody_reads_media_without_a_login_unless_the_site_says_so(render: Call
     aliases = re.findall(r"^\s*alias (.*);", site, re.MULTILINE)
     assert not [alias for alias in aliases if "media" in alias], "every file goes through the question"
     assert site.count("include /etc/nginx/escriptorium-media.conf;") == 4
+
+
+@needs_nginx
+def test_browsers_keep_to_tls_once_the_certificate_is_real(stopped: Nginx) -> None:
+    stopped.start()
+    _, headers, _ = stopped.get(OWN, ALICE)
+    assert "strict-transport-security" not in headers
+    stopped.stop()
+    stopped.start_application()
+    stopped.certificate = "real"
+    stopped.start()
+    for path in (OWN, "/projects/", "/media/documents/1/missing.png"):
+        _, headers, _ = stopped.get(path, ALICE)
+        assert headers["strict-transport-security"] == "max-age=31536000", path
+
+
+@needs_nginx
+def test_no_other_site_shows_a_page_in_its_own(nginx: Nginx) -> None:
+    _, headers, _ = nginx.get("/projects/", ALICE)
+    assert headers["content-security-policy"] == "frame-ancestors 'none'; object-src 'none'; base-uri 'self'"
+
+
+@needs_nginx
+@pytest.mark.parametrize("name", ["evil.example.org", "127.0.0.1", "htr.example.org.evil.example.org", ""])
+def test_other_names_are_refused(nginx: Nginx, name: str) -> None:
+    assert nginx.get("/projects/", {"Host": name})[0] in {400, 421}
+    assert nginx.application.asked == []

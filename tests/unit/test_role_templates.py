@@ -168,7 +168,7 @@ def test_a_self_signed_certificate_is_made_anew_for_other_names_and_before_its_e
             "nginx_server_aliases": list(names[1:]),
             "__nginx_tls_folder": str(tmp_path),
         }
-        (file,) = resolve("nginx", "{{ __nginx_self_signed }}", **given)
+        file, _ = resolve("nginx", "{{ __nginx_self_signed }}", **given)
         return dict(file)
 
     site = wanted("htr.example.org", "10.0.0.1")
@@ -359,10 +359,15 @@ def test_the_watcher_of_pools_tells_a_person(render: Callable[..., str]) -> None
 
 def test_the_site_is_reached_by_tls_and_its_metrics_from_inside(render: Callable[..., str]) -> None:
     text = render("nginx", "site.conf.j2", nginx_server_name="htr.example.org", nginx_private_network="10.0.0.0/24")
-    plain, tls = re.split(r"^server \{", text, flags=re.MULTILINE)[1:]
-    assert "return 301 https://" in plain
+    plain, tls, others = re.split(r"^server \{", text, flags=re.MULTILINE)[1:]
+    assert "return 301 https://$host" in plain
+    assert re.findall(r"server_name (.*);", plain + tls) == ["htr.example.org"] * 2
+    assert "default_server" not in plain + tls
     assert "proxy_pass" not in plain
-    assert re.findall(r"ssl_protocols (.*);", tls) == ["TLSv1.2 TLSv1.3"]
+    assert re.findall(r"ssl_protocols (.*);", tls + others) == ["TLSv1.2 TLSv1.3"] * 2
+    assert others.count("default_server;") == 4
+    assert "return 421" in others
+    assert "proxy_pass" not in others
     (metrics,) = re.findall(r"location = /metrics \{(.*?)\}", tls, re.DOTALL)
     rules = [line.strip() for line in metrics.splitlines() if line.strip()][:3]
     assert rules == ["allow 127.0.0.1;", "allow 10.0.0.0/24;", "deny all;"]
@@ -441,12 +446,55 @@ def test_the_site_has_its_logins_settings(render: Callable[..., str], resolve: C
     assert written[:2] == ["/etc/nginx/conf.d/escriptorium-clients.conf", path]
 
 
+def test_the_site_answers_to_its_own_names_and_to_a_ca_on_port_80(render: Callable[..., str]) -> None:
+    given = {"nginx_server_name": "htr.example.org", "nginx_server_aliases": ["www.example.org", "10.0.0.1"]}
+    text = render("nginx", "site.conf.j2", **given, nginx_acme=True)
+    plain, tls, _ = re.split(r"^server \{", text, flags=re.MULTILINE)[1:]
+    for server in (plain, tls):
+        assert "server_name htr.example.org www.example.org 10.0.0.1;" in server
+    (names,) = blocks(text, r"map \$ssl_server_name \$foreign_name")
+    assert [line.split() for line in names.strip().splitlines()] == [
+        ["hostnames;"],
+        ["default", "yes;"],
+        ['""', '"";'],
+        ["htr.example.org", '"";'],
+        ["www.example.org", '"";'],
+        ["10.0.0.1", '"";'],
+    ]
+    (answers,) = blocks(plain, r"location \^~ /.well-known/acme-challenge/")
+    assert "alias /run/escriptorium-acme/answers/;" in answers
+    assert "disable_symlinks on;" in answers
+    assert "acme-challenge" not in render("nginx", "site.conf.j2", **given)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl here")
+def test_a_certificate_of_a_ca_is_told_from_a_self_signed_one(resolve: Callable[..., Any], tmp_path: Path) -> None:
+    given = {"nginx_server_name": "htr.example.org", "__nginx_tls_folder": str(tmp_path)}
+    made, kind = resolve("nginx", "{{ __nginx_self_signed }}", **given)
+    assert run(made["command"]) == 0
+    assert run(kind["valid"]) != 0, "there is no answer yet"
+    assert run(kind["command"]) == 0
+    assert (tmp_path / "kind.conf").read_text() == "default self_signed;\n"
+    assert run(kind["valid"]) == 0
+    issued = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-subj", "/CN=CA", "-days", "9"]
+    assert run([*issued, "-keyout", f"{tmp_path}/ca.key", "-out", f"{tmp_path}/ca.pem"]) == 0
+    request = ["openssl", "req", "-new", "-key", f"{tmp_path}/key.pem", "-subj", "/CN=site", "-out", f"{tmp_path}/csr"]
+    assert run(request) == 0
+    words = ["openssl", "x509", "-req", "-in", f"{tmp_path}/csr", "-CA", f"{tmp_path}/ca.pem"]
+    assert run([*words, "-CAkey", f"{tmp_path}/ca.key", "-out", f"{tmp_path}/certificate.pem", "-days", "9"]) == 0
+    assert run(kind["valid"]) != 0, "it is another one now"
+    assert run(kind["command"]) == 0
+    assert (tmp_path / "kind.conf").read_text() == "default real;\n"
+
+
 def test_the_site_listens_on_ipv6_where_there_is_any(render: Callable[..., str]) -> None:
     given = {"nginx_server_name": "htr.example.org", "nginx_private_network": "10.0.0.0/24"}
-    both = re.findall(r"listen (\S+)", render("nginx", "site.conf.j2", **given))
-    assert both == ["80", "[::]:80", "443", "[::]:443"]
+    both = re.findall(r"listen ([^\s;]+)", render("nginx", "site.conf.j2", **given))
+    assert sorted(both) == ["443", "443", "80", "80", "[::]:443", "[::]:443", "[::]:80", "[::]:80"]
     for without in (False, "false"):
-        assert re.findall(r"listen (\S+)", render("nginx", "site.conf.j2", **given, nginx_ipv6=without)) == [
+        assert re.findall(r"listen ([^\s;]+)", render("nginx", "site.conf.j2", **given, nginx_ipv6=without)) == [
+            "80",
+            "443",
             "80",
             "443",
         ]

@@ -16,7 +16,7 @@ def test_defaults(environment: dict[str, str]) -> None:
     assert config.broker == BrokerConfig("10.10.0.1", 6379, "r@d/i:s#?%41 x", 604800)
     assert (config.task_max_starts, config.upload_max_mib, config.training_batch_size) == (3, 150, 1)
     assert (config.training_precision, config.gpu_cost, config.log_level) == ("32", 1.0, "INFO")
-    assert (config.cookie_secure, config.hsts_seconds, config.email_security) == (True, 0, "none")
+    assert (config.cookie_secure, config.email_security) == (True, "none")
     assert (config.user_trainings, config.user_trainings_running) == (0, 0)
     assert (config.import_requests_per_host, config.import_patience_seconds) == (2, 600)
     assert (config.login_failures, config.login_lock_seconds, config.admin_session_hours) == (10, 900, 12)

@@ -152,7 +152,6 @@ class ClusterConfig:
     training_precision: str
     gpu_cost: float
     cookie_secure: bool
-    hsts_seconds: int
     login_failures: int
     login_lock_seconds: int
     admin_session_hours: int
@@ -423,7 +422,6 @@ def load_config(environment: Mapping[str, str]) -> ClusterConfig:
         training_precision=read.choice("CLUSTER_TRAINING_PRECISION", "32", PRECISIONS),
         gpu_cost=read.parsed("CLUSTER_GPU_COST", 1.0, _cost, "a number that is not negative"),
         cookie_secure=read.boolean("CLUSTER_COOKIE_SECURE", default=True),
-        hsts_seconds=read.integer("CLUSTER_HSTS_SECONDS", 0, 0, 63072000),
         login_failures=read.integer("CLUSTER_LOGIN_FAILURES", DEFAULT_LOGIN_FAILURES, 0, 1000),
         login_lock_seconds=read.integer("CLUSTER_LOGIN_LOCK_SECONDS", DEFAULT_LOGIN_LOCK_SECONDS, 10, 86400),
         admin_session_hours=read.integer("CLUSTER_ADMIN_SESSION_HOURS", DEFAULT_ADMIN_SESSION_HOURS, 1, 336),

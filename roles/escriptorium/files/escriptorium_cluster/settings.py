@@ -36,7 +36,6 @@ INSTALLED_APPS: list[str] = [*upstream.INSTALLED_APPS, "escriptorium_cluster"]
 SESSION_COOKIE_SECURE = _config.cookie_secure
 CSRF_COOKIE_SECURE = _config.cookie_secure
 SESSION_COOKIE_HTTPONLY = True
-SECURE_HSTS_SECONDS = _config.hsts_seconds
 # nginx redirects to HTTPS; a redirect here as well would answer the local health probe with one.
 SECURE_SSL_REDIRECT = False
 
