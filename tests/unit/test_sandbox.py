@@ -24,6 +24,7 @@ OPEN = {
     "gpu-partition.service": "root: cuts cards, loads modules, and ends and starts workers",
     "vgpu-devices.service": "root: writes to /sys to make virtual GPUs",
     "nvidia-mps@.service": "NVIDIA's daemon: opens no file of a user, and has no secret; not tried on a card",
+    "escriptorium-firewall.service": "root: loads the rules of nftables, and no process stays",
     "zfs-replica.service": "root: receives snapshots into a pool, which takes /dev/zfs and mounts",
     "platform-backup@.service": "root: pgBackRest, snapshots of ZFS, and programs as other accounts",
     "platform-drill.service": "root: makes a second database as another account, and removes it",
