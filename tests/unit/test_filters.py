@@ -31,6 +31,8 @@ def test_names(filters: ModuleType) -> None:
     assert set(filters.FilterModule().filters()) == {
         "breaking_changes",
         "compute_queues",
+        "firewall_rules",
+        "firewall_sources",
         "gpu_cards",
         "has_gpu_workers",
         "gpu_report",
@@ -147,6 +149,15 @@ def test_a_host_says_what_it_lacks(root: Path) -> None:
     assert action.gpu_state(seen) == ("535.1", 67108864)
     assert not action.has_said({"stdout_lines": ["Avail", "1000"]}, action.NO_IPV6)
     assert not action.has_said(None, action.NO_TIMEZONE)
+
+
+def test_another_firewall_is_read_from_what_the_host_says(root: Path) -> None:
+    action = load(root / "action_plugins" / "preflight_facts.py")
+    seen = {"stdout_lines": ["Avail", "1000", "firewall ufw", "firewall ferm", "driver", "535.1", "Size", "67108864"]}
+    assert action.other_firewalls(seen) == ("ufw", "ferm")
+    assert action.disk_space(seen) == (1000, False)
+    assert action.gpu_state(seen) == ("535.1", 67108864)
+    assert action.other_firewalls(None) == ()
 
 
 @pytest.mark.parametrize(
