@@ -55,7 +55,7 @@ def rule_ssh_passwords(inventory: Inventory, catalogue: Catalogue) -> Iterator[P
 
 def rule_jump_hosts(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:
     """Want forwarding on a host through which Ansible reaches others: they could be reached no more."""
-    names = {}
+    names: dict[str, str] = {}
     for host in inventory.members(*PREPARED):
         known = (host, inventory.value(host, "ansible_host"), inventory.value(host, "private_address"))
         names |= {name.lower(): host for name in known if isinstance(name, str)}

@@ -18,7 +18,7 @@ KNOWN = replace(CATALOGUE, variables={**CATALOGUE.variables, **VARIABLES})
 PASSWORD = {"ansible_password": "x"}
 
 
-def problems(common: dict[str, Any] | None = None, **hosts: dict[str, Any]) -> list[Problem]:
+def problems(common: dict[str, Any] | None = None, **hosts: Any) -> list[Problem]:
     return [problem for rule in platform_ssh.SSH_RULES for problem in rule(inventory(common, **hosts), KNOWN)]
 
 

@@ -543,3 +543,75 @@ def test_a_release_is_named_by_all_that_decides_its_content(
     else:
         (tmp_path / changed).write_text("changed")
         assert name(escriptorium_version="05d3a0d4") != before
+
+
+@pytest.mark.parametrize(("jump_host", "forwarding"), [(False, "no"), (True, "local")])
+def test_ssh_takes_no_password_and_forwards_nothing(
+    render: Callable[..., str], jump_host: bool, forwarding: str
+) -> None:
+    lines = render("base", "sshd.conf.j2", base_ssh_jump_host=jump_host).splitlines()
+    assert dict(line.split() for line in lines if line and not line.startswith("#")) == {
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "X11Forwarding": "no",
+        "AllowAgentForwarding": "no",
+        "AllowStreamLocalForwarding": "no",
+        "AllowTcpForwarding": forwarding,
+        "PermitTunnel": "no",
+    }
+
+
+def test_settings_of_ssh_are_left_alone_where_ansible_does_not_come_by_ssh(resolve: Callable[..., Any]) -> None:
+    """Who runs it on the host itself may have come there with a password."""
+    wanted = "{{ __base_ssh_harden }}"
+    assert resolve("base", wanted) is True
+    assert resolve("base", wanted, ansible_connection="local") is False
+    assert resolve("base", wanted, base_ssh_harden=False) is False
+    assert resolve("base", wanted, base_ssh_harden="false") is False
+
+
+@pytest.mark.parametrize("hold_kernel", [False, True])
+def test_upgrades_that_would_be_an_outage_are_held(resolve: Callable[..., Any], hold_kernel: bool) -> None:
+    held = resolve("base", "{{ __base_held_packages }}", base_hold_kernel=hold_kernel)
+
+    def is_held(package: str) -> bool:
+        return any(re.match(pattern, package) for pattern in held)  # as unattended-upgrades compares
+
+    assert all(is_held(name) for name in ("postgresql-15", "redis-server", "redis-tools"))
+    assert not any(is_held(name) for name in ("nginx-light", "openssl", "libpq5", "linux-libc-dev", "libvips42"))
+    modules = ("linux-image-amd64", "linux-headers-6.1.0-30-amd64", "zfs-dkms", "libzfs4linux", "libcuda1")
+    assert all(is_held(name) is hold_kernel for name in (*modules, "nvidia-driver", "libegl-nvidia0"))
+
+
+def test_upgrades_are_security_ones_and_restart_nothing(render: Callable[..., str]) -> None:
+    text = render("base", "unattended-upgrades.conf.j2")
+    origins = re.findall(r'"(origin=[^"]*)"', text)
+    assert origins
+    assert all(origin.endswith("label=Debian-Security") for origin in origins)
+    assert text.index("#clear Unattended-Upgrade::Origins-Pattern;") < text.index("Origins-Pattern {"), (
+        "Debian has more"
+    )
+    assert 'Unattended-Upgrade::Automatic-Reboot "false";' in text
+    assert "$nrconf{restart} = 'l';" in render("base", "needrestart.conf.j2").splitlines()
+
+
+def test_a_second_storage_server_starts_one_program_on_the_first(resolve: Callable[..., Any], root: Path) -> None:
+    (let_in,) = [task for task in tasks(root, "zfs_replica", "source.yml") if "host_config" in task]
+    (line,) = [file for file in let_in["host_config"]["files"] if file.get("state") == "line"]
+    given = {
+        "zfs_replica_datasets": ["escriptorium/media", "backups"],
+        "zfs_replica_source_pool": "tank",
+        "zfs_replica_address": "10.0.0.2",
+        "__zfs_replica_keypair": {"public_key": "ssh-ed25519 AAAA"},
+    }
+    program = "/usr/local/lib/zfs-replica/serve tank/escriptorium/media tank/backups"
+    wanted = f'restrict,from="10.0.0.2",command="{program}" ssh-ed25519 AAAA zfs-replica'
+    content = str(resolve("zfs_replica", line["content"], **given))
+    assert content == wanted
+    # Also the line of an earlier version, which let a shell in.
+    assert str(resolve("zfs_replica", line["replaces"], **given)) in 'restrict,from="10.0.0.2" ssh-ed25519 AAAA'
+    (revoke,) = tasks(root, "zfs_replica", "revoke.yml")
+    (kept,) = [file for file in revoke["host_config"]["files"] if file.get("state") == "without"]
+    gone = str(resolve("zfs_replica", kept["replaces"], zfs_replica_clients=["10.0.0.2"]))
+    assert not re.search(gone, content)
+    assert re.search(gone, wanted.replace("10.0.0.2", "10.0.0.20"))

@@ -65,7 +65,7 @@ def test_packages_that_ask_for_a_reboot_are_named(tmp_path: Path) -> None:
 def test_only_security_upgrades_of_installed_packages_are_named(tmp_path: Path) -> None:
     """Others come when a person upgrades; a package that only a new one pulls in is no news."""
     found = show_waiting.waiting(answers(simulated=SIMULATED), tmp_path / "none")
-    assert found == ["security upgrades that a person installs: postgresql-15"]
+    assert found == ["security upgrades that are not installed: postgresql-15"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_question_without_an_answer_is_no_all_clear(
     def fail(words: Sequence[str], **_: object) -> None:
         raise subprocess.CalledProcessError(100, list(words))
 
-    monkeypatch.setattr(show_waiting.subprocess, "run", fail)
+    monkeypatch.setattr(subprocess, "run", fail)
     assert show_waiting.main() == 1
     shown = capsys.readouterr()
     assert shown.out == ""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+import subprocess
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from support import play, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,6 +15,10 @@ if TYPE_CHECKING:
     from support import Inventory
 
 pytestmark = pytest.mark.scenario("base")
+
+SSH_SETTINGS: Final = "/etc/ssh/sshd_config.d/00-escriptorium.conf"
+#: Seconds after which settings of ssh that nobody has proved are taken back.
+SSH_PATIENCE: Final = 120
 
 
 @pytest.fixture(params=["debian12", "debian13"])
@@ -92,3 +99,82 @@ def test_nfs_is_served_in_version_4_2_only_and_on_the_private_address(
         assert storage.check_output("nfsconf --get nfsd %s", key) == value
     assert storage.service("nfs-server").is_enabled
     assert storage.service("nfs-server").is_running
+
+
+def test_ssh_takes_keys_only_and_forwards_nothing(host: Any) -> None:
+    """As sshd itself has read its settings, with all that other files say."""
+    known = dict(line.split(" ", 1) for line in host.check_output("sshd -T").splitlines() if " " in line)
+    shut = ("password", "kbdinteractive")
+    assert [known[f"{name}authentication"] for name in shut] == ["no", "no"]
+    forwards = ("x11forwarding", "allowagentforwarding", "allowtcpforwarding", "allowstreamlocalforwarding")
+    assert [known[name] for name in (*forwards, "permittunnel")] == ["no"] * 5
+    assert known["pubkeyauthentication"] == "yes"
+
+
+@pytest.mark.parametrize("name", ["debian12", "debian13"])
+def test_ssh_offers_no_password(name: str, inventory: Inventory) -> None:
+    options = ["PreferredAuthentications=password,keyboard-interactive", "StrictHostKeyChecking=no", "BatchMode=yes"]
+    words = [f"-o{option}" for option in (*options, "UserKnownHostsFile=/dev/null", "ControlPath=none")]
+    done = subprocess.run(
+        ["ssh", *words, f"root@{inventory.address(name)}", "true"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 255
+    assert "Permission denied (publickey)" in done.stderr
+
+
+def test_settings_of_ssh_were_proved_and_stay(host: Any) -> None:
+    assert host.file("/etc/escriptorium/ssh-proved").exists
+    assert not host.service("escriptorium-ssh-back.timer").is_running
+
+
+@pytest.mark.fault
+def test_settings_that_shut_ansible_out_are_taken_back(inventory: Inventory) -> None:
+    """Its key is gone, and the connection that is kept would go on for ten minutes."""
+
+    def inside(command: str) -> str:
+        words = ["docker", "exec", inventory.container("debian13"), "sh", "-c", command]
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    base = ("playbooks/deploy-base.yml", "--limit", "debian13")
+    play(inventory, *base)
+    inside(f"rm {SSH_SETTINGS}; mv /root/.ssh/authorized_keys /root/.ssh/away; systemctl reload ssh")
+    try:
+        run = play(inventory, *base, check=False)
+        assert "No new connection comes in to debian13" in " ".join(run.output.split())
+        wait_for(
+            "the settings of ssh as they were",
+            lambda: "passwordauthentication yes" in inside(f"test -e {SSH_SETTINGS} || sshd -T"),
+            timeout=SSH_PATIENCE + 60,
+        )
+    finally:
+        inside("mv /root/.ssh/away /root/.ssh/authorized_keys")
+    play(inventory, *base)
+    assert "passwordauthentication no" in inside("sshd -T")
+    assert play(inventory, *base).stats["debian13"]["changed"] == 0
+
+
+def test_security_upgrades_come_and_the_broker_is_held(host: Any) -> None:
+    tried = host.check_output("unattended-upgrade --dry-run --verbose 2>&1")
+    (origins,) = re.findall(r"^Allowed origins are: (.*)$", tried, re.MULTILINE)
+    assert {origin.rpartition("=")[2] for origin in origins.split(", ")} == {"Debian-Security"}
+    (held,) = re.findall(r"^Initial blacklist: (.*)$", tried, re.MULTILINE)
+    assert {"postgresql", "redis"} <= set(held.split())
+    assert host.check_output("apt-config shell on APT::Periodic::Unattended-Upgrade") == "on='1'"
+
+
+def test_no_service_restarts_by_itself_after_an_upgrade(host: Any) -> None:
+    """A library that runs is replaced: what uses it is named, and goes on."""
+    unit = "systemctl show --property=InvocationID ssh.service"
+    before = host.check_output(unit)
+    libraries = "dpkg-query --search '*/libcrypto.so.3' | cut -d : -f 1 | sort -u"
+    host.check_output(f"DEBIAN_FRONTEND=noninteractive apt-get install --reinstall --yes --quiet $({libraries})")
+    assert host.check_output(unit) == before
+    waiting = host.check_output("show-waiting")
+    assert re.search(r"^wait for a restart: .*\bssh\.service", waiting, re.MULTILINE)
+    # The image of the test bed keeps them off.
+    assert "security upgrades do not come by themselves" in waiting
+    host.check_output("systemctl restart ssh.service")

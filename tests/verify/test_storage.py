@@ -694,7 +694,7 @@ def test_only_hosts_of_the_inventory_mount(
             storage.run(f"""echo 'restrict,from="{STRANGER}" ssh-ed25519 AAAA gone' >>{COPIERS}""")
             run = play(inventory, "playbooks/deploy-storage.yml", "--inventory", str(more), "--limit", "storage")
             assert run.stats["storage"]["changed"] <= 3, run.changed
-            keys = storage.run(f"cut --delimiter=' ' --fields=1 {COPIERS}").split()
+            keys = storage.run(f"cut --delimiter=, --fields=1-2 {COPIERS}").split()
             assert keys == [f'restrict,from="{inventory.address("node1")}"']
             client.run(inside + mount)
             lock = f"{MEDIA}/lock"
@@ -742,6 +742,19 @@ def test_second_storage_server_gets_a_copy(storage: Guest, client: Guest) -> Non
     assert copied
     assert set(copied) <= set(own)
     assert client.run("zfs get -H -o value mounted copies/replica/escriptorium/media") == "no"
+
+
+def test_the_key_of_the_copies_starts_nothing_else(storage: Guest, client: Guest, inventory: Inventory) -> None:
+    ssh = (
+        "ssh -i /root/.ssh/zfs-replica -o BatchMode=yes -o UserKnownHostsFile=/root/.ssh/zfs-replica.known_hosts "
+        f"-o StrictHostKeyChecking=yes zfs-replica@{inventory.address('storage')}"
+    )
+    asked = "zfs get -H -o value type tank"
+    assert storage.run(asked) == "filesystem"
+    for command in ("id", asked, "'zfs send tank@x'", "'echo -n; id'"):
+        assert "for copies of snapshots only" in client.fails(f"{ssh} {command}")
+    read = client.run(f"{ssh} zfs get -H syncoid:sync tank/escriptorium/media")
+    assert read.startswith("tank/escriptorium/media")
 
 
 # ---- back to a moment ------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def upgrades(answer: str) -> Iterator[str]:
     """Yield security upgrades that are not installed, of what `apt-get --simulate` says: held ones, for the most."""
     names = sorted(name for name, origin in _UPGRADE.findall(answer) if "security" in origin.lower())
     if names:
-        yield f"security upgrades that a person installs: {' '.join(names)}"
+        yield f"security upgrades that are not installed: {' '.join(names)}"
 
 
 def timers(answer: str) -> Iterator[str]:
