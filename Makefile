@@ -13,7 +13,7 @@ SCENARIOS := cluster compute backup single services base
 # Scenarios of virtual machines.
 MACHINE_SCENARIOS := storage
 # Those with tests of the second tier, marked `fault` (tests/README.md).
-FAULT_SCENARIOS := cluster storage backup compute
+FAULT_SCENARIOS := cluster storage backup compute services
 # What `make test` and `make test-faults` run, two at a time: the longest first, so that at the end no lane is idle for long.
 STEPS := molecule-cluster molecule-storage molecule-compute molecule-backup molecule-single integration \
   lint unit molecule-services molecule-base
@@ -122,7 +122,7 @@ $(addprefix faults-,$(FAULT_SCENARIOS)): faults-%: venv image stand-in
 faults-integration:
 	@$(MAKE) integration TIER=faults
 
-faults-%: ## Run the tests of the second tier of one scenario: cluster, storage, backup or compute; or of integration
+faults-%: ## Run the tests of the second tier of one scenario: cluster, storage, backup, compute or services; or of integration
 	@echo "There are no such tests of $*, but of: $(FAULT_SCENARIOS)" >&2
 	exit 2
 

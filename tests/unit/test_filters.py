@@ -45,8 +45,6 @@ def test_names(filters: ModuleType) -> None:
         "tree_id",
         "ssh_port",
         "ssh_ports",
-        "firewall_rules",
-        "firewall_sources",
         "web_processes",
         "worker_plan",
         "worker_queues",
