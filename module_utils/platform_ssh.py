@@ -48,9 +48,8 @@ def rule_ssh_passwords(inventory: Inventory, catalogue: Catalogue) -> Iterator[P
     for host in hardened(inventory, catalogue):
         for name in PASSWORDS:
             if inventory.is_set(host, name) and inventory.value(host, name) not in (None, ""):
-                yield Problem(
-                    host, name, "a password for ssh", f"a key, since {HARDEN} shuts passwords", _MEND_PASSWORD
-                )
+                wanted = f"a key, since {HARDEN} shuts passwords"
+                yield Problem(host, name, "a password for ssh", wanted, _MEND_PASSWORD)
 
 
 def rule_jump_hosts(inventory: Inventory, catalogue: Catalogue) -> Iterator[Problem]:

@@ -52,7 +52,11 @@ WORKERS = {
 @pytest.fixture
 def units(root: Path, render: Callable[..., str]) -> dict[str, str]:
     """Each unit that roles make by a template, by its name; those of workers by what they do."""
-    given: dict[str, Any] = {"ansible_facts": {"processor_vcpus": 4, "memtotal_mb": 65536}, "bridge": False, "acme_email": "root@localhost"}
+    given: dict[str, Any] = {
+        "ansible_facts": {"processor_vcpus": 4, "memtotal_mb": 65536},
+        "bridge": False,
+        "acme_email": "root@localhost",
+    }
     found = {}
     for path in sorted(root.glob("roles/*/templates/*.service.j2")):
         role, name = path.parents[1].name, path.name.removesuffix(".j2")
