@@ -13,7 +13,7 @@ SCENARIOS := cluster compute backup single services base
 # Scenarios of virtual machines.
 MACHINE_SCENARIOS := storage
 # Those with tests of the second tier, marked `fault` (tests/README.md).
-FAULT_SCENARIOS := cluster storage backup compute services
+FAULT_SCENARIOS := cluster storage backup compute services base
 # What `make test` and `make test-faults` run, two at a time: the longest first, so that at the end no lane is idle for long.
 STEPS := molecule-cluster molecule-storage molecule-compute molecule-backup molecule-single integration \
   lint unit molecule-services molecule-base
