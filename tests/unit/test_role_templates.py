@@ -462,7 +462,7 @@ def test_the_site_answers_to_its_own_names_and_to_a_ca_on_port_80(render: Callab
         ["10.0.0.1", '"";'],
     ]
     (answers,) = blocks(plain, r"location \^~ /.well-known/acme-challenge/")
-    assert "alias /run/escriptorium-acme/answers/;" in answers
+    assert "alias /run/escriptorium-acme-answers/;" in answers
     assert "disable_symlinks on;" in answers
     assert "acme-challenge" not in render("nginx", "site.conf.j2", **given)
 
