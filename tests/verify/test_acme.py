@@ -64,8 +64,8 @@ class Authority:
             subprocess.run([*words, *more, *files], check=True, capture_output=True)
         self.host.check_output(
             "apt-get -q update >/dev/null; DEBIAN_FRONTEND=noninteractive "
-            "apt-get -qy -o DPkg::Lock::Timeout=600 install --no-install-recommends pebble curl libfaketime >/dev/null && mkdir -p /srv/pebble "
-            "&& { grep -q pebble.test /etc/hosts || echo 127.0.0.1 pebble.test >>/etc/hosts; }"
+            "apt-get -qy -o DPkg::Lock::Timeout=600 install --no-install-recommends pebble curl libfaketime >/dev/null "
+            "&& mkdir -p /srv/pebble && { grep -q pebble.test /etc/hosts || echo 127.0.0.1 pebble.test >>/etc/hosts; }"
         )
         # A CA that starts anew knows no account of an earlier run, and no site begins with its certificate.
         self.host.check_output(
