@@ -150,6 +150,8 @@ def desk(browser: Any, account: Account) -> Iterator[Callable[[], Desk]]:
         # Upstream's pages ask for fonts of other sites; none of that is looked at here.
         context.route(lambda url: not url.startswith(site), lambda route: route.abort())
         opened.append(context)
+        # The editor's drawing library puts a class of its own in the place of Symbol, which Playwright needs there.
+        context.add_init_script("(kept => Object.defineProperty(window, 'Symbol', {get: () => kept, set() {}}))(Symbol)")
         made = Desk(context.new_page(), site, Seen())
         made.seen.watch(made.page, site)
         # Messages (the first asks for cookies) lie over the page until somebody closes them.
@@ -258,11 +260,25 @@ def draw_lines(client: Client, document: int) -> tuple[int, list[int]]:
 
 
 def write_line(at: Desk, order: int, text: str) -> None:
-    """Open a line of the editor's transcription panel, write its text, and close it."""
-    at.page.locator("#transcription-panel g polygon").nth(order).click(force=True)
-    with at.page.expect_response(lambda answer: "/transcriptions/" in answer.url and answer.request.method != "GET"):
-        at.page.fill("#trans-input", text)
-        at.page.press("#trans-input", "Enter")
+    """Open a line of the editor's transcription panel, write its text, and close it.
+
+    A panel that is still being drawn takes a click and forgets it: who works there clicks again.
+    """
+
+    def saved(answer: Any) -> bool:
+        return "/transcriptions/" in answer.url and answer.request.method != "GET"
+
+    for last in (False, False, True):
+        at.page.locator("#transcription-panel g polygon").nth(order).click(force=True)
+        try:
+            with at.page.expect_response(saved, timeout=SECONDS * 1000 / 4):
+                at.page.fill("#trans-input", text)
+                at.page.press("#trans-input", "Enter")
+        except sync_api.TimeoutError:
+            if last:
+                raise
+        else:
+            return
 
 
 def written(client: Client, document: int, part: int, line: int) -> str:

@@ -109,7 +109,8 @@ found["privileges"] = [line for line in about if line.startswith(("CapBnd", "NoN
 def test_a_job_reaches_the_platform_only(misbehave: Any, inventory: Inventory, elsewhere: str) -> None:
     frontend = inventory.address(inventory.frontend)
     program = f"""
-found["services"] = [tried(lambda: connected({frontend!r}, port))[0] for port in (5432, 6379)]
+ports = (5432, int(os.environ["REDIS_PORT"]))
+found["services"] = [tried(lambda: connected({frontend!r}, port))[0] for port in ports]
 found["elsewhere"] = tried(lambda: connected({elsewhere!r}, 22))
 def asked():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -155,7 +156,8 @@ def test_systemd_finds_little_to_blame(inventory: Inventory, connect: Callable[[
             "systemctl list-units --plain --no-legend --all 'escriptorium-*.service' | awk '{print $1}'"
         ).split()
         assert units
-        for unit in units:
+        # That of the firewall loads rules as root, and no process stays.
+        for unit in set(units) - {"escriptorium-firewall.service"}:
             answer = host.run("systemd-analyze security --threshold=25 --no-pager %s", unit)
             assert answer.rc == 0, (name, unit, answer.stdout.splitlines()[-1:])
 
