@@ -151,7 +151,9 @@ def desk(browser: Any, account: Account) -> Iterator[Callable[[], Desk]]:
         context.route(lambda url: not url.startswith(site), lambda route: route.abort())
         opened.append(context)
         # The editor's drawing library puts a class of its own in the place of Symbol, which Playwright needs there.
-        context.add_init_script("(kept => Object.defineProperty(window, 'Symbol', {get: () => kept, set() {}}))(Symbol)")
+        context.add_init_script(
+            "(kept => Object.defineProperty(window, 'Symbol', {get: () => kept, set() {}}))(Symbol)"
+        )
         made = Desk(context.new_page(), site, Seen())
         made.seen.watch(made.page, site)
         # Messages (the first asks for cookies) lie over the page until somebody closes them.
