@@ -264,23 +264,13 @@ def draw_lines(client: Client, document: int) -> tuple[int, list[int]]:
 def write_line(at: Desk, order: int, text: str) -> None:
     """Open a line of the editor's transcription panel, write its text, and close it.
 
-    A panel that is still being drawn takes a click and forgets it: who works there clicks again.
+    What is written before the page has been told of its transcriptions is lost without a word.
     """
-
-    def saved(answer: Any) -> bool:
-        return "/transcriptions/" in answer.url and answer.request.method != "GET"
-
-    for last in (False, False, True):
-        at.page.locator("#transcription-panel g polygon").nth(order).click(force=True)
-        try:
-            with at.page.expect_response(saved, timeout=SECONDS * 1000 / 4):
-                at.page.fill("#trans-input", text)
-                at.page.press("#trans-input", "Enter")
-        except sync_api.TimeoutError:
-            if last:
-                raise
-        else:
-            return
+    at.page.wait_for_load_state("networkidle")
+    at.page.locator("#transcription-panel g polygon").nth(order).click(force=True)
+    with at.page.expect_response(lambda answer: "/transcriptions/" in answer.url and answer.request.method != "GET"):
+        at.page.fill("#trans-input", text)
+        at.page.press("#trans-input", "Enter")
 
 
 def written(client: Client, document: int, part: int, line: int) -> str:

@@ -100,6 +100,11 @@ def restarted(before: UnitStates, after: UnitStates) -> set[tuple[str, str]]:
     return {unit for unit in before if before[unit] != after.get(unit)}
 
 
+def units_of_the_application(inventory: Inventory, connect: Callable[[str], Any]) -> set[tuple[str, str]]:
+    found = {unit for unit in unit_states(inventory, connect) if unit[1].startswith("escriptorium-")}
+    return {unit for unit in found if unit[1] != "escriptorium-firewall.service"}
+
+
 def deploy_and_compare(
     inventory: Inventory, connect: Callable[[str], Any], wanted: set[tuple[str, str]], settings: dict[str, Any]
 ) -> set[tuple[str, str]]:
@@ -128,7 +133,7 @@ def test_changed_worker_restarts_that_worker_only(inventory: Inventory, connect:
 
 
 def test_changed_setting_restarts_the_application_only(inventory: Inventory, connect: Callable[[str], Any]) -> None:
-    application = {unit for unit in unit_states(inventory, connect) if unit[1].startswith("escriptorium-")}
+    application = units_of_the_application(inventory, connect)
     overrides = inventory.value("celery_worker_overrides") | {"live": {"concurrency": 2}}
     settings = {
         "celery_worker_overrides": overrides,
@@ -152,7 +157,7 @@ def test_changed_setting_restarts_the_application_only(inventory: Inventory, con
 
 def test_own_settings_come_back(inventory: Inventory, connect: Callable[[str], Any]) -> None:
     """The same the other way round, and the checks that follow find the cluster as its inventory describes it."""
-    application = {unit for unit in unit_states(inventory, connect) if unit[1].startswith("escriptorium-")}
+    application = units_of_the_application(inventory, connect)
     assert deploy_and_compare(inventory, connect, application, {}) == application
     nodes = [f"{queue}@{host}" for host in inventory.compute for queue in ("default", "live", "low-priority", "gpu")]
     answer = answers(connect, inventory.frontend, nodes)
