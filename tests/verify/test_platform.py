@@ -193,7 +193,7 @@ def test_short_and_common_passwords_are_refused(frontend: Any) -> None:
 
 def test_foreign_host_names_are_refused(site: Site) -> None:
     reply = site.session().get(f"{site.base}/login/", headers={"Host": "evil.test"}, timeout=REQUEST_TIMEOUT)
-    assert reply.status_code == 400
+    assert reply.status_code == 421
 
 
 def test_health_names_database_broker_and_media(site: Site) -> None:

@@ -30,7 +30,9 @@ def connected(address, port):
 #: Sends a job and waits for what it returns.
 _SEND: Final = (
     "import json\nfrom celery import current_app\n"
-    "print(json.dumps(current_app.send_task('core.tasks.misbehave', [{program!r}], queue={queue!r}).get(timeout=120)))"
+    "name = 'core.tasks.replace_line_transcriptions_text'\n"
+    "job = current_app.send_task(name, kwargs={{'program': {program!r}}}, queue={queue!r})\n"
+    "print(json.dumps(job.get(timeout=120)))"
 )
 
 
