@@ -19,7 +19,7 @@ STEPS := molecule-cluster molecule-storage molecule-compute molecule-backup mole
   lint unit molecule-services molecule-base
 FAULT_STEPS := $(addprefix faults-,$(FAULT_SCENARIOS) integration) mutation
 # A step that takes longer hangs: it is ended, and the others go on.
-STEP_MINUTES ?= 40
+STEP_MINUTES ?= 50
 FAULT_STEP_MINUTES ?= 100
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)

@@ -109,10 +109,12 @@ def test_from_outside_hosts_answer_on_the_ports_of_the_table_and_no_other(
     last: int, outside: Outside, inventory: Inventory, connect: Callable[[str], Any]
 ) -> None:
     with listener(connect(inventory.compute[0]), 8000):
+        addresses = {host: [inventory.address(host), *outside.second_addresses[host]] for host in inventory.hosts}
+        answers = outside.scan(last, [address for several in addresses.values() for address in several])
         for host in inventory.hosts:
-            addresses = [inventory.address(host), *outside.second_addresses[host]]
             wanted = EVERYBODY["frontend"] if host == inventory.frontend else SSH
-            for address, (taken, refused) in outside.scan(last, addresses).items():
+            for address in addresses[host]:
+                taken, refused = answers[address]
                 print(host, address, taken, refused)
                 assert taken == wanted
                 # The port of the image server is open to the private network, and nothing listens there now.

@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 #: Own port, which nothing here uses.
 SOURCE = 61234
@@ -77,4 +78,7 @@ def scan(address: str, last: int) -> tuple[list[int], list[int]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({address: scan(address, int(sys.argv[1])) for address in sys.argv[2:]}))
+    # Side by side: most of the time answers are awaited that never come.
+    with ThreadPoolExecutor(len(sys.argv)) as pool:
+        answers = pool.map(lambda address: scan(address, int(sys.argv[1])), sys.argv[2:])
+        print(json.dumps(dict(zip(sys.argv[2:], answers, strict=True))))
