@@ -516,10 +516,12 @@ def until(bench: Bench, ids: list[str], state: int, seconds: float = 60) -> Trai
 
 @contextmanager
 def without_redis(bench: Bench) -> Iterator[None]:
-    """Stop Redis for a while."""
+    """Stop Redis for a while; what fails meanwhile leaves it to the next test."""
     bench.stop("redis")
-    yield
-    bench.processes["redis"] = start_redis(bench.folder, bench.ports["redis"])
+    try:
+        yield
+    finally:
+        bench.processes["redis"] = start_redis(bench.folder, bench.ports["redis"])
 
 
 def restart_redis(bench: Bench, *workers: str) -> None:
@@ -529,11 +531,12 @@ def restart_redis(bench: Bench, *workers: str) -> None:
     """
     before = {name: tries(bench, name) for name in workers}
 
-    def tried() -> bool:
-        return all(tries(bench, name) > count for name, count in before.items())
+    def still() -> dict[str, str]:
+        """Return the ends of the logs of those that have not tried."""
+        return {name: bench.log(name)[-3000:] for name, count in before.items() if tries(bench, name) == count}
 
     with without_redis(bench):
-        wait_until(tried, bool, 30, "vain attempts to connect", 0.05)
+        wait_until(still, lambda now: not now, 30, "vain attempts to connect", 0.05)
     expect_workers(bench, *workers)
 
 

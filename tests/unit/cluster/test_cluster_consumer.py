@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,25 @@ import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client of Redis with a connection."""
+
+    connection: Any
+
+
+class Cycle:
+    """kombu's poller of a transport, which polls one connection."""
+
+    def __init__(self) -> None:
+        self.polled = object()
+        self._chan_to_sock = {("channel", Client(self.polled), "BRPOP"): "socket"}
+        self.stopped = 0
+
+    def _on_connection_disconnect(self, _: Any) -> None:
+        self.stopped += 1
 
 
 class CeleryConsumer:
@@ -25,8 +45,8 @@ class CeleryConsumer:
         self.begun: list[Any] = []
         self.closed = 0
 
-    def connect(self) -> str:
-        return "connection"
+    def connect(self) -> Any:
+        return SimpleNamespace(transport=SimpleNamespace(cycle=Cycle()))
 
     def create_task_handler(self) -> Callable[[Any], None]:
         return self.begun.append
@@ -121,8 +141,16 @@ def test_the_step_stands_behind_celerys_own(module: Any) -> None:
 
 
 def test_a_lease_is_checked_with_each_connection(consumer: Any) -> None:
-    assert consumer.connect() == "connection"
+    consumer.connect()
     assert consumer.lease.checks == 1
+
+
+def test_polling_goes_on_when_what_a_vain_attempt_left_is_closed(consumer: Any) -> None:
+    cycle = consumer.connect().transport.cycle
+    cycle._on_connection_disconnect(object())
+    assert cycle.stopped == 0
+    cycle._on_connection_disconnect(cycle.polled)
+    assert cycle.stopped == 1
 
 
 def test_a_message_is_noted_and_its_job_begins(consumer: Any) -> None:

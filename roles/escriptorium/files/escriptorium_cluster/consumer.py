@@ -5,18 +5,16 @@ Measured with Celery 5.3.6 and kombu 5.3.7, Redis stopped for four seconds while
 - The worker forgot the training: it was not acknowledged at its end, so that it would have run again a week later, and
   nobody could cancel it. Meanwhile the worker fetched the next job, which waited behind it though others were idle.
 - After the next job it took none any more, for ever, and still answered every ping. A vain attempt to connect leaves a
-  dead connection behind; the garbage collector, which runs when a child process is replaced, closes it, and that stops
-  the polling of the live one.
+  dead connection behind; whenever it is collected as garbage it is closed, and kombu stops polling the live one.
 
-Here the running jobs stay known, their messages go over to the new connection, and the garbage is collected before
-anything is polled.
+Here the running jobs stay known, their messages go over to the new connection, and only the end of a connection that is
+polled stops the polling.
 
 It also takes the worker's lease (see ``lease``), and notes each message under it before its job can begin.
 """
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 from celery import bootsteps
@@ -24,6 +22,18 @@ from celery.worker import consumer as celery_consumer
 from celery.worker import state
 
 from escriptorium_cluster import lease
+
+
+def poll_until_the_polled_one_ends(cycle: Any) -> None:
+    """Let kombu's poller of a Redis transport hear of the end of those connections only that it polls."""
+    stop = cycle._on_connection_disconnect  # noqa: SLF001 - what Transport.register_with_event_loop has put there
+
+    def ended(connection: Any) -> None:
+        polled = [client.connection for _, client, _ in cycle._chan_to_sock]  # noqa: SLF001 - nothing public lists them
+        if any(one is connection for one in polled):
+            stop(connection)
+
+    cycle._on_connection_disconnect = ended  # noqa: SLF001
 
 
 class Adoption(bootsteps.StartStopStep):
@@ -64,9 +74,9 @@ class Consumer(celery_consumer.Consumer):
         self.lease = lease.install(self.app, self.hostname, settings.CLUSTER_LEASE_SECONDS)
 
     def connect(self) -> Any:
-        """Connect, and dispose of what vain attempts have left while nothing is polled yet."""
+        """Connect, and go on polling when what vain attempts have left is closed."""
         connection = super().connect()
-        gc.collect()
+        poll_until_the_polled_one_ends(connection.transport.cycle)
         # Before the messages of running jobs go over to it: those of a dead lease belong to others.
         self.lease.check()
         return connection
