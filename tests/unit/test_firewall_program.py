@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from roles.firewall.files import escriptorium_firewall as firewall
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SSHD = "port 22\nport 2222\naddressfamily any\nlistenaddress [::]:2222\nlistenaddress 0.0.0.0:22\nx11displayoffset 10\n"
 SOCKET = "Listen=0.0.0.0:2022 (Stream)\nListen=[::]:2023 (Stream)\nActiveState=active\n"
@@ -23,10 +20,9 @@ class Host:
         self.calls: list[str] = []
         self.refuses = ""
         self.active: set[str] = set()
-        self.loaded = False
+        self.loaded = ""
 
-    def run(self, *words: str, stdin: str = "") -> tuple[int, str]:
-        assert not stdin
+    def run(self, *words: str) -> tuple[int, str]:
         self.calls.append(" ".join(words))
         match words:
             case ["sshd", "-T"]:
@@ -35,18 +31,16 @@ class Host:
                 return 0, "Listen=\nActiveState=inactive\n"
             case ["systemctl", "--quiet", "is-active", unit]:
                 return (0 if unit in self.active else 3), ""
-            case ["systemctl", "stop", unit]:
-                self.active.discard(unit)
             case ["systemctl", "start", unit]:
                 self.active.add(unit)
-            case ["systemd-run", *_]:
-                self.active.add(f"{firewall.BACK}.timer")
             case ["nft", "list", *_]:
                 return (0 if self.loaded else 1), ""
-            case ["nft", "--file", _]:
+            case ["nft", "delete", "table", "inet", "escriptorium"]:
+                self.loaded = ""
+            case ["nft", "--file", path]:
                 if self.refuses:
                     return 1, self.refuses
-                self.loaded = True
+                self.loaded = Path(path).read_text()
         return 0, ""
 
 
@@ -70,63 +64,52 @@ def test_ports_of_sshd_and_of_its_socket_are_read() -> None:
     assert firewall.ports_of("Listen=\n") == []
 
 
-def test_the_timer_is_set_before_rules_are_loaded(host: Host, folder: Path) -> None:
-    assert firewall.main(["apply", "60"]) == 0
-    armed = next(
-        number for number, call in enumerate(host.calls) if call.startswith("systemd-run --quiet --on-active=60")
-    )
-    assert host.calls.index(f"nft --file {folder}/rules.nft") > armed
-    assert (folder / "back.nft").read_text() == firewall.NONE, "there were none before"
+def test_rules_are_loaded_with_the_ports_of_this_host(host: Host, folder: Path) -> None:
+    assert firewall.main(["apply"]) == 0
+    assert host.loaded == "new\n"
     assert "{ 22, 2222 }" in (folder / "ssh-ports.nft").read_text()
     assert not (folder / "proven.nft").exists(), "at boot nothing is loaded that was not proved"
+    assert firewall.main(["back"]) == 0
+    assert host.loaded == "", "there were none before"
 
 
 def test_rules_go_back_to_those_that_were_proved_last(host: Host, folder: Path) -> None:
     (folder / "proven.nft").write_text("old\n")
-    assert firewall.main(["apply", "60"]) == 0
+    assert firewall.main(["apply"]) == 0
     # Another run, whose rules were not proved either.
     (folder / "rules.nft").write_text("newer\n")
-    assert firewall.main(["apply", "60"]) == 0
-    assert (folder / "back.nft").read_text() == (folder / "proven.nft").read_text() == "old\n"
-    assert host.active == {f"{firewall.BACK}.timer"}
+    assert firewall.main(["apply"]) == 0
+    assert host.loaded == "newer\n"
+    assert firewall.main(["back"]) == 0
+    assert host.loaded == (folder / "proven.nft").read_text() == "old\n"
 
 
-def test_rules_that_nftables_refuses_leave_no_timer(
-    host: Host, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rules_that_nftables_refuses_are_told(host: Host, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert folder.is_dir()
     host.refuses = "rules.nft:7:3-5: Error: syntax error"
-    assert firewall.main(["apply", "60"]) == 1
-    assert host.active == set()
+    assert firewall.main(["apply"]) == 1
     assert "nftables refuses the rules, and those before are in force: rules.nft:7" in capsys.readouterr().err
 
 
 def test_what_was_proved_is_loaded_at_boot_and_not_taken_back(host: Host, folder: Path) -> None:
-    firewall.main(["apply", "60"])
+    firewall.main(["apply"])
     assert firewall.main(["confirm"]) == 0
     assert (folder / "proven.nft").read_text() == "new\n"
     assert host.active == {firewall.UNIT}
-
-
-def test_a_proof_that_comes_too_late_keeps_nothing(
-    host: Host, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    firewall.main(["apply", "60"])
-    host.active.clear()
-    assert firewall.main(["confirm"]) == 1
-    assert "taken back already" in capsys.readouterr().err
-    assert not (folder / "proven.nft").exists()
+    # The timer that comes in this moment takes nothing back.
+    assert firewall.main(["back"]) == 0
+    assert host.loaded == "new\n"
 
 
 def test_it_says_why_rules_are_not_in_force(host: Host, folder: Path) -> None:
     assert firewall.pending() == "not proved yet"
-    firewall.main(["apply", "60"])
+    firewall.main(["apply"])
     assert firewall.pending() == "not proved yet"
     firewall.main(["confirm"])
     assert firewall.pending() == ""
-    host.loaded = False
+    host.loaded = ""
     assert firewall.pending() == "not loaded"
-    host.loaded, host.active = True, set()
+    host.loaded, host.active = "new\n", set()
     assert firewall.pending() == f"{firewall.UNIT} has not started"
     host.active = {firewall.UNIT}
     (folder / "ssh-ports.nft").write_text(firewall.addition([22]))
@@ -134,5 +117,5 @@ def test_it_says_why_rules_are_not_in_force(host: Host, folder: Path) -> None:
 
 
 def test_wrong_words_are_refused(host: Host, folder: Path) -> None:
-    assert [firewall.main(words) for words in ([], ["apply"], ["apply", "-1"])] == [2, 2, 2]
+    assert [firewall.main(words) for words in ([], ["aply"], ["apply", "60"])] == [2, 2, 2]
     assert (host.calls, json.dumps(sorted(path.name for path in folder.iterdir()))) == ([], '["rules.nft"]')

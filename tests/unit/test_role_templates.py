@@ -100,6 +100,13 @@ def test_services_show_the_certificate_that_they_are_given(render: Callable[...,
     assert (both["port"], both["tls-port"]) == ("6379", "6380")
 
 
+def test_the_daily_look_knows_where_the_certificate_is_shown(render: Callable[..., str]) -> None:
+    unit = "escriptorium-manage@.service.j2"
+    text = render("escriptorium_web", unit, escriptorium_web_certificate_address="127.0.0.1:443")
+    assert "Environment=CLUSTER_CERTIFICATE_ADDRESS=127.0.0.1:443" in text.splitlines()
+    assert "Environment=CLUSTER_CERTIFICATE_ADDRESS=" in render("escriptorium_web", unit).splitlines()
+
+
 def test_the_database_listens_where_it_is_told(render: Callable[..., str]) -> None:
     found = settings(render("postgresql", "postgresql.conf.j2", postgresql_listen_address="10.0.0.1"), "=")
     assert found["listen_addresses"] == "'127.0.0.1, 10.0.0.1'"

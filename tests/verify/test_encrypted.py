@@ -36,6 +36,29 @@ with open(sys.argv[2], "wb", buffering=0) as file:
         if not {(2049).to_bytes(2, "big"), (22).to_bytes(2, "big")} & set(ports):
             file.write(b"%d>%d " % tuple(int.from_bytes(port, "big") for port in ports) + packet)
 """
+#: Takes mails, and appends them to a file.
+RELAY = """
+import socketserver, sys
+class Relay(socketserver.StreamRequestHandler):
+    def handle(self):
+        inside, answer = False, b"220 relay"
+        while True:
+            if answer:
+                self.wfile.write(answer + b"\\r\\n")
+            line = self.rfile.readline()
+            word = line[:4].upper()
+            if not line or word == b"QUIT":
+                return
+            if inside:
+                with open(sys.argv[1], "ab") as file:
+                    file.write(line)
+            begins, ends = word == b"DATA", inside and line == b".\\r\\n"
+            answer = b"354 go on" if begins else b"" if inside and not ends else b"250 relay"
+            inside = begins or (inside and not ends)
+socketserver.TCPServer.allow_reuse_address = True
+socketserver.TCPServer(("127.0.0.1", 2525), Relay).serve_forever()
+"""
+LOOK = "escriptorium-manage@check_certificates.service"
 RECORDING = "/root/recording"
 UNIT = "test-recorder.service"
 
@@ -92,8 +115,36 @@ def test_nobody_is_asked_in_clear(inventory: Inventory, connect: Callable[[str],
     assert frontend.check_output("runuser -u postgres -- psql -XAtc %s", clear) == "0"
 
 
-def test_the_daily_look_at_the_certificate_finds_it_good(frontend: Any) -> None:
-    frontend.check_output("systemctl start escriptorium-manage@check_certificates.service")
+def test_the_daily_look_at_the_certificates_finds_them_good(frontend: Any) -> None:
+    """Of database, broker, authority and site: each has more than a month."""
+    frontend.check_output(f"systemctl start {LOOK}")
+    shown = "/usr/local/lib/escriptorium/run-as-service python -m escriptorium_cluster.certificate_end"
+    assert frontend.check_output(shown).strip() == ""
+
+
+def test_an_administrator_hears_of_a_certificate_that_ends(inventory: Inventory, frontend: Any) -> None:
+    """As the site's own: one of nine days is shown in its place, and a program that takes mails in that of a relay."""
+    drop_in = f"/run/systemd/system/{LOOK}.d"
+    environment = "CLUSTER_CERTIFICATE_ADDRESS=127.0.0.1:4433\\nEMAIL_HOST=127.0.0.1\\nEMAIL_PORT=2525\\n"
+    request = "-x509 -newkey ed25519 -noenc -days 10 -subj /CN=ends.test -keyout /root/ends.key -out /root/ends.crt"
+    units = {"ends": "openssl s_server -www -accept 127.0.0.1:4433 -cert /root/ends.crt -key /root/ends.key",
+             "relay": f"python3 -c {shlex.quote(RELAY)} /root/ends.mail"}  # fmt: skip
+    frontend.check_output(f"openssl req {request} && mkdir -p {drop_in} && printf '{environment}' >/run/ends.env")
+    frontend.check_output(f"printf '[Service]\\nEnvironmentFile=/run/ends.env\\n' >{drop_in}/ends.conf")
+    try:
+        for name, command in units.items():
+            frontend.check_output(f"systemd-run --quiet --unit=test-{name} {command}")
+        listens = "ss -Hltn sport = :2525 | grep -q . && ss -Hltn sport = :4433 | grep -q ."
+        wait_for("both", lambda: frontend.run(listens).rc == 0)
+        frontend.check_output("systemctl daemon-reload")
+        assert frontend.run(f"systemctl start {LOOK}").rc != 0
+        mail = frontend.check_output("cat /root/ends.mail")
+    finally:
+        frontend.run(f"systemctl stop test-ends test-relay; rm -rf {drop_in} /run/ends.env /root/ends.*")
+        frontend.run(f"systemctl daemon-reload; systemctl reset-failed {LOOK}")
+    assert f"To: {inventory.value('site_admin_email')}" in mail
+    assert "The certificate of the site ends in 9 days" in mail
+    assert mail.count("ends in") == 1
 
 
 @pytest.mark.fault

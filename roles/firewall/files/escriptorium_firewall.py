@@ -1,19 +1,19 @@
 #!/usr/bin/python3 -IS
 """Put new rules of the firewall in force for a while, until a new connection has proved that ssh is still answered.
 
-    escriptorium-firewall apply SECONDS   load rules.nft; take it back after that time
-    escriptorium-firewall confirm         it was proved: keep it, also at boot
-    escriptorium-firewall pending         print why rules.nft is not in force; nothing where it is
+    escriptorium-firewall apply     load rules.nft
+    escriptorium-firewall back      load what was proved last in its place
+    escriptorium-firewall confirm   it was proved: keep it, also at boot
+    escriptorium-firewall pending   print why rules.nft is not in force; nothing where it is
 
-Run as root by Ansible's action `firewall`. What was proved is in proven.nft, which escriptorium-firewall.service loads
-at boot, so that a host which loses its power in between comes back with rules that were proved. Exit status 0, or 1
-with the reason.
+Run as root by Ansible's action `prove`, and `back` by the timer that this sets. What was proved is in
+proven.nft, which escriptorium-firewall.service loads at boot, so that a host which loses its power in between comes
+back with rules that were proved. Exit status 0, or 1 with the reason.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +21,6 @@ from pathlib import Path
 FOLDER = Path("/etc/escriptorium-firewall")
 TABLE = "inet escriptorium"
 UNIT = "escriptorium-firewall.service"
-#: Timer and service that take rules back.
-BACK = "escriptorium-firewall-back"
-#: Loads nothing in the place of rules that were there.
-NONE = f"table {TABLE}\ndelete table {TABLE}\n"
 _PORT = re.compile(r"(?:^port |^listenaddress \S*:|^Listen=\S*?)(\d+)(?: \(Stream\))?$", re.MULTILINE)
 
 
@@ -32,20 +28,18 @@ class FirewallError(RuntimeError):
     """Rules are not in force; the text is for people."""
 
 
-def run(*words: str, stdin: str = "") -> tuple[int, str]:
+def run(*words: str) -> tuple[int, str]:
     """Return status and output of a command, errors with it; 127 where there is no such program."""
     try:
-        done = subprocess.run(
-            words, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     except FileNotFoundError as error:
         return 127, str(error)
     return done.returncode, done.stdout.strip()
 
 
-def need(*words: str, stdin: str = "") -> None:
+def need(*words: str) -> None:
     """Run a command that has to succeed."""
-    status, output = run(*words, stdin=stdin)
+    status, output = run(*words)
     if status != 0:
         raise FirewallError(f"{' '.join(words)}: {output}")
 
@@ -80,11 +74,6 @@ def write(path: Path, text: str) -> None:
     beside.replace(path)
 
 
-def waits() -> bool:
-    """Tell whether rules in force wait for their proof."""
-    return run("systemctl", "--quiet", "is-active", f"{BACK}.timer")[0] == 0
-
-
 def pending() -> str:
     """Say why the rules in force are not those that are wanted; nothing where they are."""
     if not is_same(FOLDER / "rules.nft", FOLDER / "proven.nft"):
@@ -99,28 +88,24 @@ def pending() -> str:
     return ""
 
 
-def apply(seconds: int) -> None:
-    """Load the rules that are wanted, after a timer was set that takes them back."""
-    run("systemctl", "stop", f"{BACK}.timer")
-    proven = FOLDER / "proven.nft"
-    back = FOLDER / "back.nft"
-    write(back, proven.read_text() if proven.is_file() else NONE)
+def apply() -> None:
+    """Load the rules that are wanted."""
     write(FOLDER / "ssh-ports.nft", addition(ssh_ports()))
-    nft = shutil.which("nft") or "/usr/sbin/nft"
-    timer = (f"--on-active={seconds}", "--timer-property=AccuracySec=1s", f"--unit={BACK}", "--collect")
-    need("systemd-run", "--quiet", *timer, nft, "--file", str(back))
     status, output = run("nft", "--file", str(FOLDER / "rules.nft"))
     if status != 0:
-        run("systemctl", "stop", f"{BACK}.timer")
         raise FirewallError(f"nftables refuses the rules, and those before are in force: {output}")
+
+
+def back() -> None:
+    """Load the rules that were proved last, or none."""
+    proven = FOLDER / "proven.nft"
+    words = ("--file", str(proven)) if proven.is_file() else ("delete", "table", *TABLE.split())
+    need("nft", *words)
 
 
 def confirm() -> None:
     """Keep the rules that are in force."""
-    if not waits():
-        raise FirewallError("the rules were taken back already: no new connection came in time")
     write(FOLDER / "proven.nft", (FOLDER / "rules.nft").read_text())
-    need("systemctl", "stop", f"{BACK}.timer")
     # A unit that has started already is told nothing: the rules in force are those that it would load.
     need("systemctl", "start", UNIT)
 
@@ -129,8 +114,10 @@ def main(words: list[str]) -> int:
     """Do what is asked, and return the exit status."""
     try:
         match words:
-            case ["apply", seconds] if seconds.isdigit():
-                apply(int(seconds))
+            case ["apply"]:
+                apply()
+            case ["back"]:
+                back()
             case ["confirm"]:
                 confirm()
             case ["pending"]:
