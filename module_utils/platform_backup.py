@@ -148,21 +148,21 @@ def files(chosen: Sequence[Mapping[str, Any]], logins: Mapping[str, Any], folder
     """Return the files of each target as the action ``host_config`` takes them: its folder, login and key.
 
     :param logins: ``backup_target_passwords``.
-    :param folder: where the secrets lie, for root alone.
+    :param folder: where the secrets lie, which only the account of the copies reads.
     """
     found: list[dict[str, Any]] = []
     for target in chosen:
         name, beside = target["name"], f"{folder}/{target['name']}"
+        mine = {"owner": ACCOUNT, "group": ACCOUNT}
         if target["type"] == "directory":
-            mine = {"owner": ACCOUNT, "group": ACCOUNT, "mode": "0700"}
-            found.append({"path": target["path"], "state": "directory", **mine})
+            found.append({"path": target["path"], "state": "directory", **mine, "mode": "0700"})
         if target["login"]:
             text = json.dumps({key: str(logins[name][key]) for key in ("user", "password")}) + "\n"
-            found.append({"path": f"{beside}.login", "content": text, "mode": "0600", "secret": True})
+            found.append({"path": f"{beside}.login", "content": text, **mine, "mode": "0400", "secret": True})
         if target["type"] == "sftp":
             place = target["host"] if target["port"] == SSH_PORT else f"[{target['host']}]:{target['port']}"
             words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"media-backup-{name}", "-f", f"{beside}.key"]
-            found.append({"path": f"{beside}.key", "state": "made", "command": words})
+            found.append({"path": f"{beside}.key", "state": "made", "command": words, **mine})
             found.append({"path": f"{beside}.known_hosts", "content": f"{place} {target['host_key']}\n"})
     return found
 
@@ -255,7 +255,7 @@ def _url_problems(host: str, path: str, url: str) -> Iterator[Problem]:
         name = parts.hostname or ""
     except ValueError:
         name, parts = "", urlsplit("")
-    if parts.username or parts.password:
+    if "@" in url:
         mend = f"take it out of the address, and write it to {PASSWORDS}"
         yield Problem(host, path, "an address with a login in it", "https://NAME/PATH", mend)
     elif not name or parts.query or parts.fragment or parts.scheme not in ("http", "https"):

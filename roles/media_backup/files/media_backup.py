@@ -54,6 +54,8 @@ REPORTS: Final = Path("/var/lib/media-backup-reports")
 VERBS: Final = ("backup", "prune", "drill")
 #: Exit status that says that another one is at work on that target (EX_TEMPFAIL).
 IN_USE: Final = 75
+#: How long each waits for another one. The next hour copies again; removals and trials come once a week. Unit: s
+PATIENCE: Final = {"backup": 0, "prune": 6 * 3600, "drill": 6 * 3600}
 #: Exit status of `restic backup` that has made a copy without some files.
 INCOMPLETE: Final = 3
 #: All copies are of one host, whatever its name is today: restic compares with the last one of the same.
@@ -218,19 +220,24 @@ def acting_as(account: Account) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, target: str) -> Iterator[None]:
-    """Keep others away from a target meanwhile.
+def only_one(folder: Path, target: str, patience: float = 0) -> Iterator[None]:
+    """Keep others away from a target meanwhile; wait for one that is there so many seconds.
 
     Raises:
-        InUseError: another one is at work there.
+        InUseError: another one is still at work there.
 
     """
+    deadline = time.monotonic() + patience
     handle = os.open(folder / f"{target}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InUseError(f"another one is at work on {target}") from None
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise InUseError(f"another one is at work on {target}") from None
+                time.sleep(1)
         yield
 
 
@@ -243,11 +250,15 @@ class Restic:
         self.target, self.secrets, self.account = target, secrets, account
         self.cache = cache if target["type"] != "directory" else None
 
+    def secret(self, what: str) -> Path:
+        """Return the file of this target's login, key, or list of known hosts."""
+        return self.secrets / f"{self.target['name']}.{what}"
+
     def environment(self) -> dict[str, str]:
         """Return what restic is told: nothing of it is seen in a list of processes."""
         login: dict[str, str] = {}
-        if (path := self.secrets / "login").exists():
-            login = json.loads(path.read_text() or "{}")
+        if self.target.get("login"):
+            login = json.loads(self.secret("login").read_text())
         repository, known = str(self.target["repository"]), {}
         if self.target["type"] == "s3":
             known = {"AWS_ACCESS_KEY_ID": login["user"], "AWS_SECRET_ACCESS_KEY": login["password"]}
@@ -281,9 +292,8 @@ class Restic:
     def _ssh(self) -> str:
         """Return the command that reaches an sftp target: by its own key, and to the host key that the site names."""
         options = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ServerAliveInterval=30")
-        known = self.secrets / "known_hosts"
-        words = ["ssh", "-F", "/dev/null", "-i", str(self.secrets / "key"), "-p", str(self.target["port"])]
-        for option in (*options, f"UserKnownHostsFile={known}", "GlobalKnownHostsFile=/dev/null"):
+        words = ["ssh", "-F", "/dev/null", "-i", str(self.secret("key")), "-p", str(self.target["port"])]
+        for option in (*options, f"UserKnownHostsFile={self.secret('known_hosts')}", "GlobalKnownHostsFile=/dev/null"):
             words += ["-o", option]
         return " ".join([*words, f"{self.target['user']}@{self.target['host']}", "-s", "sftp"])
 
@@ -440,7 +450,7 @@ class Work:
             MediaBackupError: no copy was made, or one without some files.
 
         """
-        if not self.media.is_dir() or (self.state.get("files") and not any(os.scandir(self.media))):
+        if not self.media.is_dir() or (self.state.get("files") and not any(self.media.iterdir())):
             raise MediaBackupError(f"{self.media} is empty or not there, and the last copy has files: is it mounted?")
         self.open()
         # Only what a process has left that is gone: restic asks for that itself.
@@ -448,9 +458,10 @@ class Work:
         with tempfile.NamedTemporaryFile("w", prefix="left-out-", errors="surrogateescape") as patterns:
             patterns.write(excluded(self.media))
             patterns.flush()
+            os.fchmod(patterns.fileno(), 0o644)  # restic may run as another account
             options = ("--json", "--host", HOST, "--one-file-system", "--exclude-file", patterns.name)
             status, output, said = self.restic.run("backup", *options, ".", folder=str(self.media))
-        unread, gone = self._unread(said)
+        unread, gone = self.unread(said)
         summary = _last(output, "summary")
         if status not in (0, INCOMPLETE) or not summary:
             raise MediaBackupError(f"restic backup failed ({status}): {said.strip()[-SHOWN:]}")
@@ -469,7 +480,7 @@ class Work:
             )
         return done
 
-    def _unread(self, said: str) -> tuple[list[str], int]:
+    def unread(self, said: str) -> tuple[list[str], int]:
         """Return which files could not be read, and how many were removed while restic came by."""
         unread, gone = [], 0
         for line in said.splitlines():
@@ -601,7 +612,7 @@ def work(settings: Mapping[str, Any], verb: str, restic: Restic, folder: Path) -
     name, started = restic.target["name"], time.time()
     result: dict[str, Any] = {"run": os.environ.get("INVOCATION_ID", ""), "started": round(started)}
     try:
-        with only_one(folder, name):
+        with only_one(folder, name, PATIENCE[verb]):
             result |= {"success": True, **getattr(Work(settings, restic, folder), verb)()}
     except InUseError as error:
         sys.stderr.write(f"{error}\n")
@@ -610,7 +621,7 @@ def work(settings: Mapping[str, Any], verb: str, restic: Restic, folder: Path) -
         result |= {"success": False, "problem": str(error)[:SHOWN]}
         sys.stderr.write(f"the {verb} of the media at {name} FAILED: {error}\n")
     result |= {"ended": round(time.time()), "seconds": round(time.time() - started, 1)}
-    write_whole(folder / f"{name}-{verb}.json", json.dumps(result) + "\n")
+    write_whole(folder / f"{name}.{verb}.json", json.dumps(result) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")
     return 0 if result["success"] else 1
 
@@ -620,7 +631,7 @@ def work(settings: Mapping[str, Any], verb: str, restic: Restic, folder: Path) -
 
 def left_result(folder: Path, name: str, verb: str) -> dict[str, Any]:
     """Return what a run has left, of numbers, switches and one line of text each; nothing where there is none."""
-    content = open_below(folder, f"{name}-{verb}.json")
+    content = open_below(folder, f"{name}.{verb}.json")
     if content is None:
         return {}
     with content:
@@ -664,11 +675,13 @@ def metrics(settings: Mapping[str, Any], state: Mapping[str, Mapping[str, Mappin
     lines = []
     for end, meaning, key in rows:
         name = f"escriptorium_media_backup_{end}"
-        lines += [f"# HELP {name} {meaning}", f"# TYPE {name} gauge"]
-        for target in settings["targets"]:
-            for verb, one in state.get(target["name"], {}).items():
-                if key in one:
-                    lines.append(f'{name}{{target="{target["name"]}",verb="{verb}"}} {float(one[key]):.15g}')
+        found = [
+            f'{name}{{target="{target["name"]}",verb="{verb}"}} {float(one[key]):.15g}'
+            for target in settings["targets"]
+            for verb, one in state.get(target["name"], {}).items()
+            if key in one
+        ]
+        lines += [f"# HELP {name} {meaning}", f"# TYPE {name} gauge", *found] if found else []
     return "\n".join(lines) + "\n"
 
 
@@ -677,7 +690,7 @@ def read_reports(settings: Mapping[str, Any], folder: Path) -> dict[str, dict[st
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for target in settings["targets"]:
         for verb in VERBS:
-            path = folder / f"{target['name']}-{verb}.json"
+            path = folder / f"{target['name']}.{verb}.json"
             if path.exists():
                 found.setdefault(target["name"], {})[verb] = json.loads(path.read_text())
     return found
@@ -687,7 +700,7 @@ def report(settings: Mapping[str, Any], name: str, verb: str, now: float, mail: 
     """Keep what became of a unit where monitoring and operators find it, and mail that it fails: once a day at most."""
     if os.environ.get("EXIT_STATUS") == str(IN_USE):
         return
-    path = REPORTS / f"{name}-{verb}.json"
+    path = REPORTS / f"{name}.{verb}.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     ending = os.environ.get("SERVICE_RESULT", "")
     state = reported(before, left_result(STATE, name, verb), os.environ.get("INVOCATION_ID", ""), ending, now)
@@ -963,34 +976,11 @@ class Copies:
             (self.media / name).rename(target)
 
 
-@contextlib.contextmanager
-def as_root(settings: Mapping[str, Any], names: Iterable[str] | None = None) -> Iterator[list[Restic]]:
-    """Yield restic of targets as the account of the backups, with secrets in a folder that goes at the end."""
+def as_root(settings: Mapping[str, Any]) -> list[Restic]:
+    """Return restic of all targets, as the account of the copies runs it."""
     entry = pwd.getpwnam(settings["account"])
     account = Account(entry.pw_uid, entry.pw_gid)
-    with tempfile.TemporaryDirectory(prefix="media-backup-", dir="/run") as folder:
-        Path(folder).chmod(0o711)
-        found = []
-        for target in settings["targets"]:
-            if names is not None and target["name"] not in names:
-                continue
-            place = Path(folder, target["name"])
-            place.mkdir(mode=0o700)
-            for name, source in secret_files(target["name"]).items():
-                if source.exists():
-                    copy = place / name
-                    copy.touch(mode=0o400)
-                    copy.write_bytes(source.read_bytes())
-                    os.chown(copy, account.uid, account.gid)
-            os.chown(place, account.uid, account.gid)
-            found.append(Restic(target, place, account, CACHE if CACHE.is_dir() else None))
-        yield found
-
-
-def secret_files(name: str) -> dict[str, Path]:
-    """Return the files of a target's secrets, by the names under which its units find them."""
-    own = {what: FOLDER / f"{name}.{what}" for what in ("login", "key", "known_hosts")}
-    return {"passphrase": FOLDER / "passphrase", **own}
+    return [Restic(target, FOLDER, account, CACHE if CACHE.is_dir() else None) for target in settings["targets"]]
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -1017,29 +1007,26 @@ def arguments() -> argparse.ArgumentParser:
 def answer(settings: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Do what root asks for; answers what is printed."""
     owner = Account(int(settings["uid"]), int(settings["gid"]))
-    with as_root(settings) as restics:
-        copies = Copies(settings, restics, Path(settings["scratch"]), owner)
-        if options.command == "restore":
-            return copies.restore(options.moment, dry_run=options.dry_run)
-        if options.command == "bring":
-            request = json.loads(sys.stdin.read())
-            dry_run = bool(request.get("dry_run"))
-            return copies.bring(request["files"], float(request["moment"]), dry_run=dry_run).shown()
-        problems: list[str] = []
-        found = copies.nearest(options.moment, problems)
-        if found is None:
-            return {"target": "", "made": 0, "problems": problems}
-        return {"target": found[0].target["name"], "made": round(found[1].made), "problems": problems}
+    copies = Copies(settings, as_root(settings), Path(settings["scratch"]), owner)
+    if options.command == "restore":
+        return copies.restore(options.moment, dry_run=options.dry_run)
+    if options.command == "bring":
+        request = json.loads(sys.stdin.read())
+        return copies.bring(request["files"], float(request["moment"]), dry_run=bool(request.get("dry_run"))).shown()
+    problems: list[str] = []
+    found = copies.nearest(options.moment, problems)
+    if found is None:
+        return {"target": "", "made": 0, "problems": problems}
+    return {"target": found[0].target["name"], "made": round(found[1].made), "problems": problems}
 
 
 def run_unit(settings: Mapping[str, Any], options: argparse.Namespace) -> int:
-    """Do the work of a unit, in which systemd has laid the secrets of its target; the exit status."""
+    """Do the work of a unit; the exit status."""
     target = next((one for one in settings["targets"] if one["name"] == options.target), None)
-    secrets = os.environ.get("CREDENTIALS_DIRECTORY")
-    if target is None or secrets is None:
+    if target is None or "INVOCATION_ID" not in os.environ or os.geteuid() == 0:
         known = ", ".join(one["name"] for one in settings["targets"])
         raise MediaBackupError(f"systemctl start media-{options.command}@TARGET does it; the targets: {known}")
-    return work(settings, options.command, Restic(target, Path(secrets), cache=CACHE), STATE)
+    return work(settings, options.command, Restic(target, FOLDER, cache=CACHE), STATE)
 
 
 def main() -> int:
@@ -1056,14 +1043,14 @@ def main() -> int:
             lines = [json.dumps(state)] if options.json else status_lines(settings, state)
             sys.stdout.writelines(f"{line}\n" for line in lines)
         elif options.command == "restic":
-            with as_root(settings, [options.target]) as restics:
-                status, output, said = restics[0].run(*options.arguments)
+            restic = next(one for one in as_root(settings) if one.target["name"] == options.target)
+            status, output, said = restic.run(*options.arguments)
             sys.stdout.write(output)
             sys.stderr.write(said)
             return status
         else:
             sys.stdout.write(json.dumps(answer(settings, options)) + "\n")
-    except (MediaBackupError, OSError, ValueError, KeyError, IndexError) as error:
+    except (MediaBackupError, OSError, ValueError, KeyError, StopIteration) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
