@@ -450,9 +450,15 @@ class Work:
             MediaBackupError: no copy was made, or one without some files.
 
         """
-        if not self.media.is_dir() or (self.state.get("files") and not any(self.media.iterdir())):
-            raise MediaBackupError(f"{self.media} is empty or not there, and the last copy has files: is it mounted?")
+        if not self.media.is_dir():
+            raise MediaBackupError(f"{self.media} is not there: is it mounted?")
         self.open()
+        # Also on a new host: the newest copy would be one of nothing, just when another one is needed.
+        if not any(self.media.iterdir()) and self.restic.snapshots():
+            raise MediaBackupError(
+                f"{self.media} is empty, and there are copies: is it mounted? To bring back what was there at a moment: "
+                "media-backup restore $(date +%s --date MOMENT)"
+            )
         # Only what a process has left that is gone: restic asks for that itself.
         self.restic.ask("unlock")
         with tempfile.NamedTemporaryFile("w", prefix="left-out-", errors="surrogateescape") as patterns:
@@ -472,7 +478,6 @@ class Work:
             "added_bytes": int(summary["data_added"]),
             "gone_meanwhile": gone,
         }
-        self.keep(files=done["files"])
         if unread:
             shown = "; ".join(unread[:5])
             raise MediaBackupError(

@@ -184,8 +184,14 @@ def test_an_empty_folder_replaces_no_copy(site: Site) -> None:
     site.backup()
     shutil.rmtree(site.media)
     site.media.mkdir()
-    with pytest.raises(MediaBackupError, match="is empty or not there, and the last copy has files: is it mounted"):
+    with pytest.raises(MediaBackupError, match="is empty, and there are copies: is it mounted"):
         site.backup()
+    for path in site.state.iterdir():
+        path.unlink()
+    with pytest.raises(MediaBackupError, match="is empty, and there are copies"):
+        site.backup()  # on a new host
+    assert site.copies().restore(time.time())["copied"] == len(TREE)
+    assert site.backup()["files"] == len(TREE)
 
 
 @needs_restic
