@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 try:
     from ansible.module_utils import (
+        platform_backup,
         platform_capacity,
         platform_firewall,
         platform_queues,
@@ -29,6 +30,7 @@ except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
     from ansible.module_utils import (
+        platform_backup,
         platform_capacity,
         platform_firewall,
         platform_queues,
@@ -140,6 +142,14 @@ def ssh_port(values: Mapping[str, Any]) -> int:
         raise AnsibleFilterError(f"ssh_port: {error}") from error
 
 
+def backup_targets(
+    given: Sequence[Mapping[str, Any]] | None, backups: str, backend: str, logins: Sequence[str], enabled: object = True
+) -> list[dict[str, Any]]:
+    """Return the targets of a site's copies with all that follows from them: see module_utils/platform_backup.py."""
+    on = bool(platform_queues.truth(enabled))
+    return list(platform_backup.targets(given, backups, backend, logins, enabled=on))
+
+
 def sandbox(writes: Sequence[str] = (), networks: Sequence[str] | None = None, cards: bool = False) -> str:
     """Return what a unit that may write in these folders is shut into: see module_utils/platform_sandbox.py.
 
@@ -222,6 +232,9 @@ class FilterModule:
             "host_units": host_units,
             "restore_line": restore_line,
             "restore_set": restore_set,
+            "backup_files": platform_backup.files,
+            "backup_targets": backup_targets,
+            "backup_units": platform_backup.units,
             "reached_networks": platform_sandbox.reach,
             "sandbox": sandbox,
             "ssh_port": ssh_port,

@@ -26,6 +26,7 @@ from typing import Any, Final
 from zoneinfo import available_timezones
 
 from .platform_acme import ACME_RULES
+from .platform_backup import BACKUP_RULES
 from .platform_firewall import FIREWALL_RULES
 from .platform_gpu import GPU_RULES, cuda_of_driver
 from .platform_networks import NETWORK_RULES, near
@@ -396,7 +397,8 @@ def rule_site_values_agree(inventory: Inventory, catalogue: Catalogue) -> Iterat
         for name, variable in catalogue.variables.items()
         if name.startswith(("site_", "secret_", "service_", "storage_")) and variable.origin == "site"
     ]
-    names += [name for name in ("escriptorium_version", "escriptorium_text_alignment") if name in catalogue.variables]
+    others = ("escriptorium_version", "escriptorium_text_alignment", "backup_targets", "backup_target_passwords")
+    names += [name for name in others if name in catalogue.variables]
     members = inventory.members(*PLATFORM_GROUPS)
     for name in names:
         values = [inventory.effective(host, name, catalogue) for host in members]
@@ -852,6 +854,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     *QUEUE_RULES,
     *GPU_RULES,
     *STORAGE_RULES,
+    *BACKUP_RULES,
     *NETWORK_RULES,
     *FIREWALL_RULES,
     *SSH_RULES,

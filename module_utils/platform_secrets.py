@@ -42,6 +42,7 @@ SECRETS: tuple[Secret, ...] = (
     Secret("secret_django_key", 64, "signs sessions and password reset links; changing it logs everybody out"),
     Secret("secret_admin_password", 20, "first administrator of the web application", _READABLE),
     Secret("secret_backup_passphrase", 64, "encrypts the backups: keep a copy outside the platform"),
+    Secret("secret_media_passphrase", 64, "encrypts the copies of the media: keep a copy outside the platform"),
 )
 
 _HEADER = """---

@@ -201,6 +201,55 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         has_default=True,
     ),
     Variable(
+        "backup_targets",
+        "list",
+        "Where copies of the media go, encrypted, each hour: folders of the storage host, and other machines "
+        "(docs/backup.md). Unset: one folder beside the shared tree with storage_backend directory, none with zfs, "
+        "where snapshots are the first line.",
+        example=[{"name": "local", "type": "directory", "path": "/srv/escriptorium-backups/media"}],
+        elements="dict",
+        options={
+            one.name: one
+            for one in (
+                Variable("name", "str", "Name of the target; its units and files are named after it.", required=True),
+                Variable(
+                    "type",
+                    "str",
+                    "directory: a folder of the storage host. sftp, s3, rest (restic's rest-server): another machine.",
+                    required=True,
+                    choices=("directory", "sftp", "s3", "rest"),
+                ),
+                Variable("path", "str", "directory, sftp: folder of the copies. s3: path in the bucket."),
+                Variable("host", "str", "sftp: name or address of the machine.", example="backup.example.org"),
+                Variable("port", "int", "sftp: port of its ssh service.", example=22),
+                Variable("user", "str", "sftp: account there.", example="platform"),
+                Variable(
+                    "host_key", "str", "sftp: its host key, as ssh-keyscan prints it, without the name before it."
+                ),
+                Variable("url", "str", "s3, rest: address of the server.", example="https://s3.example.org"),
+                Variable("bucket", "str", "s3: name of the bucket."),
+                Variable("region", "str", "s3: region of the bucket, where the server wants one."),
+                Variable(
+                    "append_only",
+                    "bool",
+                    "The target takes copies and forgets none: no old ones are removed from here.",
+                ),
+                Variable("limit_upload", "int", "Most that is sent there. Unit: KiB/s; 0: no limit.", example=2000),
+                Variable(
+                    "calendar", "str", "When it is copied to, as systemd reads it (OnCalendar).", example="hourly"
+                ),
+            )
+        },
+    ),
+    Variable(
+        "backup_target_passwords",
+        "dict",
+        "Logins of targets of type s3 and rest, by their names: user and password (s3: access key and secret key). "
+        "Encrypt them with ansible-vault.",
+        example={"elsewhere": {"user": "platform", "password": "{{ vault_backup_elsewhere }}"}},
+        secret=True,
+    ),
+    Variable(
         "service_uid",
         "int",
         "Number of the service account on every host.",
@@ -243,6 +292,13 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         "str",
         "Encrypts the backups of the database and the copy of the secrets beside them. Keep a copy outside the "
         "platform: without it no backup can be read.",
+        required=True,
+        secret=True,
+    ),
+    Variable(
+        "secret_media_passphrase",
+        "str",
+        "Encrypts the copies of the media. Keep a copy outside the platform: without it no copy can be read.",
         required=True,
         secret=True,
     ),

@@ -78,6 +78,7 @@ GOOD: dict[str, Any] = {
     "secret_django_key": "0a1b2c3d4e5f6g7h8i9jAKBLCMDNEOFPGQHRISJTKULVMWNXOYPZ",
     "secret_admin_password": "stillAnotherGoodOne9",
     "secret_backup_passphrase": "yetAnotherGoodOne4TheBackups7",
+    "secret_media_passphrase": "aGoodOne4TheCopiesOfMedia5",
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from module_utils import platform_sandbox
+from module_utils import platform_backup, platform_sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,12 @@ OPEN = {
     "platform-drill.service": "root: makes a second database as another account, and removes it",
 }
 #: Units that are shut in otherwise: each has an account of its own, which no other process has.
-ALONE = frozenset({"escriptorium-acme.service"})
+ALONE = frozenset(
+    {
+        "escriptorium-acme.service",
+        *(f"media-{verb}@{name}.service" for verb in platform_backup.VERBS for name in ("a", "b")),
+    }
+)
 FRONTEND = "10.10.0.10"
 
 
@@ -49,6 +54,17 @@ WORKERS = {
 }
 
 
+COPIES = platform_backup.targets(
+    [
+        {"name": "a", "type": "directory", "path": "/mnt/disk/media"},
+        {"name": "b", "type": "s3", "url": "https://s3.example.org", "bucket": "x"},
+    ],
+    "/srv/escriptorium-backups",
+    "directory",
+    ["b"],
+)
+
+
 @pytest.fixture
 def units(root: Path, render: Callable[..., str]) -> dict[str, str]:
     """Each unit that roles make by a template, by its name; those of workers by what they do."""
@@ -62,6 +78,10 @@ def units(root: Path, render: Callable[..., str]) -> dict[str, str]:
         role, name = path.parents[1].name, path.name.removesuffix(".j2")
         if name in OPEN:
             found[name] = path.read_text()
+        elif role == "media_backup":
+            for unit in platform_backup.units(COPIES, {}):
+                if unit["name"].endswith(".service"):
+                    found[unit["name"]] = render(role, path.name, media_backup_targets=COPIES, **unit["vars"])
         elif role == "celery_worker":
             for what, item in WORKERS.items():
                 found[what] = render(
@@ -174,6 +194,23 @@ def test_each_gets_the_secrets_that_it_needs(units: dict[str, str]) -> None:
         "escriptorium-web.service": [everybody, web, mail],
         "escriptorium-manage@.service": [everybody, web, mail],
     }
+
+
+def test_copies_see_the_media_and_their_own_target(units: dict[str, str]) -> None:
+    for verb in platform_backup.VERBS:
+        disk, elsewhere = units[f"media-{verb}@a.service"], units[f"media-{verb}@b.service"]
+        for text in (disk, elsewhere):
+            assert values(text, "User") == ["media-backup"]
+            hidden = values(text, "TemporaryFileSystem")[0].split()
+            assert {f"/{name}:ro" for name in ("etc", "home", "mnt", "opt", "root", "srv", "var")} == set(hidden)
+            assert "/etc/media-backup/passphrase" in " ".join(values(text, "BindReadOnlyPaths"))
+            assert values(text, "AmbientCapabilities") == ([] if verb == "prune" else ["CAP_DAC_READ_SEARCH"])
+        assert values(disk, "PrivateNetwork") == ["yes"]
+        assert values(elsewhere, "PrivateNetwork") == []
+        assert "/etc/media-backup/b.login" in values(elsewhere, "BindReadOnlyPaths")
+        assert not any(".login" in line for line in values(disk, "BindReadOnlyPaths"))
+        assert "/mnt/disk/media" in values(disk, "BindPaths")[0]
+        assert "/mnt/disk" not in elsewhere.replace("/mnt:ro", "")
 
 
 SECRETS = {

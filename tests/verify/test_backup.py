@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.scenario("backup")
 
+MEDIA = "/srv/escriptorium/media"
 CONNECTION = "/usr/local/lib/pgbackrest/connect -l pgbackrest"
 DRILL_METRICS = "/var/lib/prometheus/node-exporter/escriptorium_backup_drill.prom"
 BACKUP_METRICS = "/var/lib/prometheus/node-exporter/escriptorium_backup.prom"
@@ -154,7 +155,10 @@ def test_rows_of_a_moment_come_back_and_no_others(
     inventory: Inventory, connect: Callable[[str], Any], site: Site, database: Database, storage: Any
 ) -> None:
     frontend = connect(inventory.frontend)
-    site.api.document("before the backup")
+    _, parts = site.api.document("before the backup", pages=2)
+    pages = database.rows(f"SELECT image FROM core_documentpart WHERE id IN ({parts[0]}, {parts[1]}) ORDER BY id")
+    image, other = (page["image"] for page in pages)
+    sums = storage.check_output("cd %s && sha256sum %s %s", MEDIA, image, other)
     known = set(backups(storage))
     play(inventory, "playbooks/back-up.yml")
     (label,) = set(backups(storage)) - known
@@ -162,6 +166,9 @@ def test_rows_of_a_moment_come_back_and_no_others(
     assert record["release"] == frontend.check_output("basename $(readlink -f /opt/escriptorium/current)")
     site.api.document("between")
     moment = pause_and_read_clock(frontend)
+    # As by a deletion after the moment: its row comes back, and its image has to.
+    storage.check_output("rm %s", f"{MEDIA}/{image}")
+    storage.check_output("echo scribbled > %s", f"{MEDIA}/{other}")
     site.api.document("after the moment")
     frontend.check_output("runuser -u postgres -- psql -qc 'SELECT pg_switch_wal()'")
 
@@ -174,6 +181,12 @@ def test_rows_of_a_moment_come_back_and_no_others(
 
     confirmed = ("-e", f"restore_overwrite=escriptorium@{inventory.frontend}")
     run = play(inventory, "playbooks/restore.yml", "-e", f"restore_target_time={moment}", *confirmed)
+    said = " ".join(run.output.split())
+    assert re.search(r"come from the copy at local of .*, \d+ s before that moment", said)
+    assert storage.check_output("cd %s && sha256sum %s %s", MEDIA, image, other) == sums
+    assert "1 that were changed after the moment are kept in /srv/escriptorium/media-before-" in said
+    assert storage.check_output("cat /srv/escriptorium/media-before-*/%s", other) == "scribbled"
+    assert storage.file(f"{MEDIA}/{image}").uid == 2000
     assert projects(database) == ["before the backup", "between"]
     found = re.search(r"seconds_per_gigabyte: '?([\d.]+)", run.output)
     assert found

@@ -1,13 +1,14 @@
 #!/usr/bin/python3
-"""Brings back files of the media that were deleted, from snapshots or from a folder. An existing file is never touched.
+"""Brings back deleted files of the media from snapshots, a folder or copies. An existing file is never touched.
 
     recover-files < request.json
 
 Standard input: ``media`` (folder), ``files`` (names below it), ``uid``, ``gid`` (who owns them), ``dry_run``, and where
-to look: ``dataset`` (ZFS, with ``moment``, seconds since 1970) or ``folder`` (a copy of the media). Of several
-snapshots that have a file, the newest that is not younger than the moment is taken, or else the oldest after it. Prints
-the result as JSON: ``{"copied": ..., "bytes": ..., "there": ..., "missing": [...], "sources": {NAME: NUMBER}}``. Runs
-as root, needs nothing but Python.
+to look: ``dataset`` (ZFS, with ``moment``, seconds since 1970) or ``folder`` (a copy of the media); what neither has is
+asked of the copies that media-backup makes, where ``copies`` is true. Of several snapshots or copies that have a file,
+the newest that is not younger than the moment is taken, or else the oldest after it. Prints the result as JSON:
+``{"copied": ..., "bytes": ..., "there": ..., "missing": [...], "sources": {NAME: NUMBER}, "problems": [...]}``. Runs as
+root, needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., str]
 
+#: Program that asks the copies of the media.
+COPIES: Final = ("/usr/local/sbin/media-backup", "bring")
 #: What a folder gets whose own mode is not known.
 FOLDER_MODE: Final = 0o755
 
@@ -236,11 +239,42 @@ def sources_of(request: dict[str, Any], run: Run = run) -> list[Source]:
     return snapshots(request["dataset"], float(request["moment"]), run) if request.get("dataset") else []
 
 
+def ask_copies(text: str) -> str:
+    """Answer what media-backup says to a request.
+
+    Raises:
+        FilesError: it failed.
+
+    """
+    done = subprocess.run(COPIES, check=False, capture_output=True, text=True, input=text, cwd="/")
+    if done.returncode != 0:
+        raise FilesError(f"the copies of the media give nothing: {done.stderr.strip()}")
+    return done.stdout
+
+
+def recover_from_copies(
+    request: dict[str, Any], result: dict[str, Any], ask: Callable[[str], str] = ask_copies
+) -> dict[str, Any]:
+    """Have what was found nowhere looked for in the copies of the media; answers what was done altogether.
+
+    Raises:
+        FilesError: they cannot be asked, or a file could not be written; those before it are there.
+
+    """
+    if not request.get("copies") or not result["missing"]:
+        return result | {"problems": []}
+    wanted = {"files": result["missing"], "moment": request["moment"], "dry_run": bool(request.get("dry_run"))}
+    found = json.loads(ask(json.dumps(wanted)))
+    sums = {name: result[name] + found[name] for name in ("copied", "bytes", "there")}
+    sources = Counter(result["sources"]) + Counter(found["sources"])
+    return {**sums, "missing": found["missing"], "sources": dict(sources), "problems": found["problems"]}
+
+
 def main() -> int:
     """Run the command; the exit status."""
     try:
         request: dict[str, Any] = json.loads(sys.stdin.read())
-        result = recover(request, sources_of(request))
+        result = recover_from_copies(request, recover(request, sources_of(request)))
     except (FilesError, OSError, ValueError, KeyError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

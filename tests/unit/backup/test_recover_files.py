@@ -176,3 +176,38 @@ def test_a_file_that_became_a_link_after_it_was_found_is_not_read(
     monkeypatch.setattr(recover_files, "missing_folders", attack)
     assert recover(media, [Source("copy", copy)], "d/key")["copied"] == 1
     assert (media / "d/key").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_what_is_nowhere_else_is_asked_of_the_copies(tmp_path: Path, dry_run: bool) -> None:
+    media, copy = tree(tmp_path / "media", {}), tree(tmp_path / "copy", {PAGE: "page"})
+    request: dict[str, Any] = {"media": str(media), "uid": os.geteuid(), "gid": os.getegid(), "dry_run": dry_run}
+    request |= {"files": [PAGE, "a.png", "b.png"], "copies": True, "moment": "250"}
+    asked = []
+
+    def ask(text: str) -> str:
+        asked.append(json.loads(text))
+        counts = {"copied": 1, "bytes": 7, "there": 0, "sources": {"local of today": 1}}
+        return json.dumps({**counts, "missing": ["b.png"], "problems": ["elsewhere: away"], "kept": 0})
+
+    done = recover_files.recover_from_copies(request, recover_files.recover(request, [Source("copy", copy)]), ask)
+    assert asked == [{"files": ["a.png", "b.png"], "moment": "250", "dry_run": dry_run}]
+    assert done == {
+        "copied": 2,
+        "bytes": 11,
+        "there": 0,
+        "missing": ["b.png"],
+        "sources": {"copy": 1, "local of today": 1},
+        "problems": ["elsewhere: away"],
+    }
+    found = recover_files.recover({**request, "files": [PAGE]}, [Source("copy", copy)])
+    assert recover_files.recover_from_copies(request, found, ask)["missing"] == []
+    found = recover_files.recover({**request, "files": ["a.png"]}, [])
+    assert recover_files.recover_from_copies({**request, "copies": False}, found, ask)["missing"] == ["a.png"]
+    assert len(asked) == 1, "only what is missing, and only where there are copies"
+
+
+def test_copies_that_cannot_be_asked_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recover_files, "COPIES", ("sh", "-c", "cat >&2; exit 1"))
+    with pytest.raises(FilesError, match="the copies of the media give nothing: a request"):
+        recover_files.ask_copies("a request")
