@@ -262,5 +262,5 @@ def wait_until(
         if good(answer):
             return answer
         if time.monotonic() > end:
-            raise PlatformError(f"not within {seconds:g} s: {what}; last seen: {str(answer)[:3000]}")
+            raise PlatformError(f"not within {seconds:g} s: {what}; last seen: {str(answer)[-3000:]}")
         time.sleep(pause)

@@ -413,7 +413,8 @@ def start_worker(
     process = bench.start(
         name, *launcher, "celery", "-A", "escriptorium", "worker", "--hostname", f"{name}@host", "--queues", queues,
         "--concurrency", str(concurrency), "--max-tasks-per-child", "1", "--prefetch-multiplier", "1",
-        "--loglevel", "INFO", "--task-events", "--without-mingle", "--without-gossip", "-O", "fair",
+        "--loglevel", "INFO", "--task-events", "--without-mingle", "--without-gossip", "--without-heartbeat",
+        "-O", "fair",
         # Nobody listens there: a worker says so and goes on.
         **{"NOTIFY_SOCKET": str(bench.folder / "nobody"), "WATCHDOG_USEC": "180000000"} | dict(environment or {}),
     )  # fmt: skip
