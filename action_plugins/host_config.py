@@ -77,6 +77,7 @@ _UNIT = {
     "state": {"type": "str", "choices": ["started", "stopped", "enabled", "described", "absent"]},
     "restart": {"type": "str", "choices": ["yes", "no", "handler"]},
     "restart_on": _LIST,
+    "reload_on": _LIST,
     "environment": {"type": "dict"},
     "wait": _SWITCH,
     "unless": _TEXT,

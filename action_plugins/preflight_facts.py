@@ -1,9 +1,10 @@
 """Action `preflight_facts`: refuse hosts that cannot carry the platform, all problems of all hosts in one list.
 
 Takes the name of a registered result, ``seen``: on each host the lines of ``df --output=avail -B1 /opt
-/opt/escriptorium/current``, ``no-ipv6`` where the kernel has none, ``no-timezone`` where the site's is unknown, and
-``firewall NAME`` for each firewall of another kind that is switched on; on hosts with cards then the line ``driver``,
-the version of the loaded driver, and what ``df --output=size -B1 /dev/shm`` says.
+/opt/escriptorium/current``, ``no-ipv6`` where the kernel has none, ``no-timezone`` where the site's is unknown,
+``firewall NAME`` for each firewall of another kind that is switched on, ``no-wireguard`` where the kernel has none and
+is to have it, and on the storage host what ``ss`` says of each connection of an NFS client; on hosts with cards then
+the line ``driver``, the version of the loaded driver, and what ``df --output=size -B1 /dev/shm`` says.
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.
@@ -11,6 +12,7 @@ module_utils/platform_inventory.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -31,6 +33,9 @@ except ImportError:
 NO_IPV6 = "no-ipv6"
 NO_TIMEZONE = "no-timezone"
 FIREWALL = "firewall "
+NO_WIREGUARD = "no-wireguard"
+#: What ss says of a connection of NFS: two queues, the address here, that of the client.
+_NFS = re.compile(r"\d+ +\d+ +\[?(?:::ffff:)?([^]\s]+?)\]?:2049 +\[?(?:::ffff:)?([^]\s]+?)\]?:\d+")
 
 ROLE = Path(__file__).resolve().parent.parent / "roles/escriptorium"
 
@@ -55,7 +60,12 @@ def _lines(result: Any) -> list[str]:
 
 def _parts(result: Any) -> tuple[list[str], list[str]]:
     """Return the lines of df, and those of the driver."""
-    lines = [line for line in _lines(result) if line not in (NO_IPV6, NO_TIMEZONE) and not line.startswith(FIREWALL)]
+    words = (NO_IPV6, NO_TIMEZONE, NO_WIREGUARD)
+    lines = [
+        line
+        for line in _lines(result)
+        if line not in words and not line.startswith(FIREWALL) and not _NFS.fullmatch(line)
+    ]
     place = lines.index("driver") if "driver" in lines else len(lines)
     return lines[:place], lines[place + 1 :]
 
@@ -68,6 +78,12 @@ def has_said(result: Any, word: str) -> bool:
 def other_firewalls(result: Any) -> tuple[str, ...]:
     """Return the firewalls that the host has switched on, beside the platform's own."""
     return tuple(line.removeprefix(FIREWALL) for line in _lines(result) if line.startswith(FIREWALL))
+
+
+def tree_clients(result: Any) -> tuple[tuple[str, str], ...]:
+    """Return (address here, address of the client) of each connection of NFS."""
+    found = [match.groups() for line in _lines(result) if (match := _NFS.fullmatch(line))]
+    return tuple(dict.fromkeys((str(own), str(client)) for own, client in found))
 
 
 def disk_space(result: Any) -> tuple[int | None, bool]:
@@ -130,6 +146,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 has_ipv6=not has_said(seen, NO_IPV6),
                 has_timezone=not has_said(seen, NO_TIMEZONE),
                 other_firewalls=other_firewalls(seen),
+                has_wireguard=not has_said(seen, NO_WIREGUARD),
+                tree_clients=tree_clients(seen),
             )
         except KeyError as error:
             raise AnsibleActionFail(
@@ -153,6 +171,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             timezone=str(setting("base_timezone", "Etc/UTC")),
             ipv6=boolean(setting("nginx_ipv6", "yes")),
             firewall=boolean(setting("firewall_enabled", "yes")),
+            tree_address=str(setting("nfs_server_listen_address", "")),
         )
         roles = frozenset(
             group for group in platform_inventory.DEFAULT_MEMORY_MB if name in variables["groups"].get(group, ())

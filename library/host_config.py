@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -48,7 +49,7 @@ options:
   units:
     description:
       - C(name), C(state) (started, stopped, enabled, described, absent), C(content), C(restart) (yes, no, handler),
-        C(restart_on), C(environment), C(wait), C(unless).
+        C(restart_on), C(reload_on), C(environment), C(wait), C(unless).
     type: list
     elements: dict
     default: []
@@ -78,7 +79,7 @@ missing_packages:
   description: Packages that the host lacks; nothing else was looked at then.
   type: list
   returned: success
-started, restarted, stopped, removed, handled:
+started, restarted, reloaded, stopped, removed, handled:
   description: Names of units. C(handled) run from something older, and are left to handlers.
   type: list
   returned: success
@@ -102,7 +103,8 @@ def wanted_units(module: AnsibleModule) -> list[units.WantedUnit]:
     wanted = []
     for entry in module.params["units"]:
         values = {key: value for key, value in entry.items() if key != "content"}
-        values["restart_on"] = tuple(values.get("restart_on", ()))
+        for key in ("restart_on", "reload_on"):
+            values[key] = tuple(values.get(key, ()))
         values["environment"] = {name: str(value) for name, value in values.get("environment", {}).items()}
         wanted.append(units.WantedUnit(**values))
         if not units.is_unit_name(wanted[-1].name) or wanted[-1].state not in STATES:
@@ -223,13 +225,13 @@ def main() -> None:
         run_steps(module, first, changed)
         for unit in going:
             Path(unit.path).unlink()
-        steps_then = units.Steps(steps.reload, [], [], steps.enable, steps.start, steps.restart, [], steps.quietly)
+        steps_then = replace(steps, stop=[], disable=[], handled=[])
         run_steps(module, steps_then, changed)
 
     left_over = [path for path in dict.fromkeys([*left_over, *waiting]) if path not in changed]
-    moved = [steps.stop, steps.disable, steps.enable, steps.start, steps.restart]
+    moved = [steps.stop, steps.disable, steps.enable, steps.start, steps.restart, steps.refresh]
     diff = [change.diff() for change in changes]
-    for title, names in zip(("stop", "disable", "enable", "start", "restart"), moved, strict=True):
+    for title, names in zip(("stop", "disable", "enable", "start", "restart", "reload"), moved, strict=True):
         if names:
             heads = {"before_header": "units", "after_header": "units"}
             diff.append({**heads, "before": "", "after": f"{title} {' '.join(names)}\n"})
@@ -248,6 +250,7 @@ def main() -> None:
         missing_packages=missing,
         started=steps.start,
         restarted=steps.restart,
+        reloaded=steps.refresh,
         stopped=steps.stop,
         removed=[unit.name for unit in going],
         handled=steps.handled,

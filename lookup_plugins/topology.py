@@ -4,7 +4,9 @@
     lookup('topology', 'known_to', HOST)      hosts whose names a host writes down
     lookup('topology', 'addresses', HOSTS)    private address of each host: {host: IPv4 address}
     lookup('topology', 'clients', SERVICE)    private addresses of the hosts that a service lets in
-    lookup('topology', 'doors', HOST, PORTS)  what a host answers beside ssh; PORTS: {service: ports}
+    lookup('topology', 'doors', HOST, PORTS, INSIDE)
+                                              what a host answers beside ssh; PORTS: {service: ports}, INSIDE: address
+                                              in the tunnel of each host that is in it
     lookup('topology', 'ssh_clients', HOST)   private addresses of the hosts that need the ssh of a host
 
 Decided in module_utils/platform_topology.py and platform_firewall.py, as for the check of the inventory, which is read
@@ -61,9 +63,9 @@ class LookupModule(LookupBase):  # type: ignore[misc]
 
     def _firewall(self, site: platform_read.Site, terms: Sequence[Any], known: Mapping[str, Any]) -> list[Any]:
         match terms:
-            case ["doors", host, ports]:
+            case ["doors", host, ports, inside]:
                 addresses = self._addresses(site, site.topology.members, known)
-                return list(platform_firewall.doors(site.topology, str(host), ports, addresses))
+                return list(platform_firewall.doors(site.topology, str(host), ports, addresses, inside))
             case ["ssh_clients", host]:
                 clients = platform_firewall.ssh_clients(site.topology, str(host))
                 return list(self._addresses(site, clients, known).values())

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ANY: Final = "any"
 SSH: Final = "ssh"
 WEB: Final = "web"
+TUNNEL: Final = "tunnel"
+#: The tunnel's network card, as the role wireguard names it.
+CARD: Final = "wg-tree"
 PROTOCOLS: Final = ("tcp", "udp")
 EXTRA_RULES: Final = "firewall_extra_rules"
 #: Keys of a rule of the operator's.
@@ -44,6 +47,7 @@ class Door:
         service: its name, as ports are named by it.
         clients: service of ``Topology.clients`` or duty whose hosts need it; ``ANY``: everybody does.
         why: for people: in docs/security.md, and beside the rule.
+        protocol: of its ports: ``tcp`` or ``udp``.
 
     """
 
@@ -51,6 +55,7 @@ class Door:
     service: str
     clients: str
     why: str
+    protocol: str = "tcp"
 
 
 #: Beside ssh, which every host answers (``firewall_admin_networks``).
@@ -59,6 +64,7 @@ DOORS: Final = (
     Door("frontend", DATABASE, DATABASE, "PostgreSQL"),
     Door("frontend", BROKER, BROKER, "Redis"),
     Door("storage", TREE, TREE, "NFS"),
+    Door("storage", TUNNEL, TREE, "NFS, encrypted: then 2049 is open inside only", "udp"),
     Door("frontend", SSH, "storage", "backups are fetched"),
     Door("storage", SSH, "frontend", "changes of the database are archived"),
     Door("storage", SSH, POOL, "snapshots are copied"),
@@ -75,7 +81,11 @@ def clients(topology: Topology, door: Door, host: str) -> tuple[str, ...]:
 
 
 def doors(
-    topology: Topology, host: str, ports: Mapping[str, Sequence[int]], addresses: Mapping[str, str]
+    topology: Topology,
+    host: str,
+    ports: Mapping[str, Sequence[int]],
+    addresses: Mapping[str, str],
+    inside: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """Return what a host answers beside ssh, as rules of the role firewall: ``why``, ``ports``, ``networks``.
 
@@ -84,13 +94,20 @@ def doors(
         host: whose rules.
         ports: of each service; one without ports, such as NFS where the site mounts by itself, has no door.
         addresses: private address of each host.
+        inside: address in the tunnel of each host that is in it. Where there are any the tree is served there only.
 
     """
     found = []
     for door in _of(topology, host):
-        networks = [ANY] if door.clients == ANY else [addresses[client] for client in clients(topology, door, host)]
-        if door.service != SSH and networks and ports.get(door.service):
-            found.append({"why": door.why, "ports": [*dict.fromkeys(ports[door.service])], "networks": networks})
+        within = bool(inside) and door.service == TREE
+        known = inside if inside and within else addresses
+        networks = [ANY] if door.clients == ANY else [known[client] for client in clients(topology, door, host)]
+        if door.service == SSH or not networks or not ports.get(door.service):
+            continue
+        rule = {"why": door.why, "ports": [*dict.fromkeys(ports[door.service])], "networks": networks}
+        found.append(
+            rule | ({"protocol": "udp"} if door.protocol == "udp" else {}) | ({"card": CARD} if within else {})
+        )
     return found
 
 
@@ -120,7 +137,7 @@ def ssh_ports(values: Mapping[str, Any]) -> list[int]:
 def rule_lines(rules: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the lines of nftables that accept what rules name; one for IPv4 and one for IPv6 where networks differ.
 
-    ``ports`` is a list, or the name of a set of nftables.
+    ``ports`` is a list, or the name of a set of nftables; ``card`` that by which packets have to come.
 
     Raises:
         ValueError: a network is none. The check of the inventory has refused it before.
@@ -130,8 +147,9 @@ def rule_lines(rules: Iterable[Mapping[str, Any]]) -> list[str]:
     for rule in rules:
         ports = rule["ports"] if isinstance(rule["ports"], str) else _set(map(str, rule["ports"]))
         comment = f' comment "{rule["why"]}"' if rule.get("why") else ""
+        card = [f'iifname "{rule["card"]}"'] if rule.get("card") else []
         lines += [
-            " ".join([*source, rule.get("protocol", "tcp"), "dport", ports, f"accept{comment}"])
+            " ".join([*card, *source, rule.get("protocol", "tcp"), "dport", ports, f"accept{comment}"])
             for source in sources(rule["networks"])
         ]
     return lines

@@ -46,6 +46,7 @@ from .platform_queues import QUEUE_RULES
 from .platform_ssh import SSH_RULES
 from .platform_storage import STORAGE_RULES
 from .platform_templates import TEMPLATE_RULES
+from .platform_tunnel import TUNNEL_RULES
 from .platform_variables import PLATFORM_GROUPS, RESERVED_GROUPS, Catalogue, Variable
 
 # Celery hands a task to another worker when it is not acknowledged within the visibility timeout.
@@ -855,6 +856,7 @@ INVENTORY_RULES: tuple[Rule, ...] = (
     *GPU_RULES,
     *STORAGE_RULES,
     *BACKUP_RULES,
+    *TUNNEL_RULES,
     *NETWORK_RULES,
     *FIREWALL_RULES,
     *SSH_RULES,
@@ -931,7 +933,8 @@ class HostFacts:
     carries a release already, ``driver_version`` the version of NVIDIA's driver that is loaded (empty where none is),
     ``shared_memory_bytes`` the size of /dev/shm, ``has_ipv6`` whether its kernel knows IPv6,
     ``has_timezone`` whether it knows the site's time zone, ``other_firewalls`` those that are switched on there beside
-    the platform's own. None where not known.
+    the platform's own, ``has_wireguard`` whether a host that is to have WireGuard knows it, ``tree_clients`` who is
+    connected to the NFS server: (its address, the client's). None where not known.
     """
 
     distribution: str
@@ -947,6 +950,8 @@ class HostFacts:
     has_ipv6: bool = True
     has_timezone: bool = True
     other_firewalls: tuple[str, ...] = ()
+    has_wireguard: bool = True
+    tree_clients: tuple[tuple[str, str], ...] = ()
 
     @property
     def system(self) -> str:
@@ -975,7 +980,7 @@ class FactsSettings:
     """Bounds of the facts stage for one host (site variables preflight_*).
 
     ``gpu`` is None where it has no cards; ``ipv6`` says whether the web server is to listen there, ``firewall`` whether
-    the host is to have the platform's own.
+    the host is to have the platform's own, ``tree_address`` where it is to serve the tree (empty: nowhere).
     """
 
     allow_untested: bool = False
@@ -985,6 +990,7 @@ class FactsSettings:
     ipv6: bool = True
     timezone: str = "Etc/UTC"
     firewall: bool = True
+    tree_address: str = ""
 
     def memory_for(self, role: str) -> int:
         """Memory in MB that a host of the group ``role`` must have."""
@@ -1088,6 +1094,26 @@ def fact_firewall(host: FactsHost) -> Iterator[Problem]:
         )
 
 
+def fact_wireguard(host: FactsHost) -> Iterator[Problem]:
+    """Without WireGuard in the kernel there is no tunnel, and no tree: a run would stop in its middle."""
+    if not host.facts.has_wireguard:
+        mend = "boot a kernel of Debian's (linux-image-amd64, linux-image-cloud-amd64), or set storage_encryption: none"
+        yield Problem(host.name, "storage_encryption", "no WireGuard in the kernel", "a kernel with its module", mend)
+
+
+def fact_tree_moves(host: FactsHost) -> Iterator[Problem]:
+    """Refuse another address of a tree that is mounted: its clients would wait for the one of before, for ever."""
+    wanted = host.settings.tree_address
+    left = [(own, client) for own, client in host.facts.tree_clients if own != wanted]
+    if wanted and left:
+        owners = listed(dict.fromkeys(own for own, _ in left))
+        found = f"the tree, mounted from {owners} by {listed(dict.fromkeys(client for _, client in left))}"
+        mend = (
+            "ansible-playbook playbooks/move-tree.yml stops the application and mounts the tree anew: docs/storage.md"
+        )
+        yield Problem(host.name, "storage_encryption", found, f"no mount but from {wanted}", mend)
+
+
 def fact_driver(host: FactsHost) -> Iterator[Problem]:
     """Want a driver that knows the release's CUDA: with an older one every training fails at its start."""
     gpu = host.settings.gpu
@@ -1155,6 +1181,8 @@ HOST_FACT_RULES: tuple[Callable[[FactsHost], Iterator[Problem]], ...] = (
     fact_ipv6,
     fact_timezone,
     fact_firewall,
+    fact_wireguard,
+    fact_tree_moves,
     fact_driver,
     fact_shared_memory,
 )

@@ -148,6 +148,26 @@ SITE_VARIABLES: tuple[Variable, ...] = (
         has_default=True,
     ),
     Variable(
+        "storage_encryption",
+        "str",
+        "What encrypts NFS between the storage host and the others: none, for a private network that nobody else is "
+        "in, or wireguard, a tunnel that the hosts make. Nothing where storage_transport is preset or one machine is "
+        "the site. Of disks it says nothing.",
+        example="wireguard",
+        choices=("none", "wireguard"),
+        default="none",
+        has_default=True,
+    ),
+    Variable(
+        "storage_encryption_network",
+        "str",
+        "IPv4 network of the tunnel, as large as site_private_network and used by nothing else: each host has the "
+        "place there that it has in the private network.",
+        example="198.18.0.0/16",
+        default="198.18.0.0/16",
+        has_default=True,
+    ),
+    Variable(
         "storage_backend",
         "str",
         "What carries the shared tree and the backups on the storage host: directory (folders of its file system) or "

@@ -42,6 +42,8 @@ class WantedUnit:
             do it.
         restart_on: further paths whose change wants a restart, and one that is younger than the unit's last change of
             state: a run that was broken off has written it.
+        reload_on: paths whose change, or whose age likewise, a unit that runs is told by a reload; ``described`` is
+            enough for it. One that is started or restarted has read them.
         environment: variables that its main process is meant to have; one that runs with another value is restarted.
         wait: whether the run waits until it has started, restarted or stopped.
         unless: folder; where it holds a file the unit is neither started nor restarted.
@@ -52,6 +54,7 @@ class WantedUnit:
     state: str = "started"
     restart: str = "yes"
     restart_on: tuple[str, ...] = ()
+    reload_on: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     wait: bool = True
     unless: str = ""
@@ -95,6 +98,7 @@ class Steps:
         enable: units that start at boot from now on.
         start: units to start.
         restart: units to restart.
+        refresh: units to reload.
         handled: units that run from something older, whose restart is the handlers'.
         quietly: units that nobody waits for.
 
@@ -106,6 +110,7 @@ class Steps:
     enable: list[str] = field(default_factory=list)
     start: list[str] = field(default_factory=list)
     restart: list[str] = field(default_factory=list)
+    refresh: list[str] = field(default_factory=list)
     handled: list[str] = field(default_factory=list)
     quietly: set[str] = field(default_factory=set)
 
@@ -118,7 +123,7 @@ class Steps:
             calls.append(["systemctl", "daemon-reload"])
         for verb in ("enable", "restart", "start"):
             calls += self._calls(verb, getattr(self, verb))
-        return calls
+        return calls + ([["systemctl", "reload", *self.refresh]] if self.refresh else [])
 
     def _calls(self, verb: str, names: Sequence[str]) -> list[list[str]]:
         if verb in {"enable", "disable"}:
@@ -282,7 +287,21 @@ def plan(
                 or unapplied({path: [unit.name] for path in unit.restart_on}, states, age=age)
             ):
                 (steps.handled if unit.restart == "handler" else steps.restart).append(unit.name)
+    steps.refresh = [
+        unit.name
+        for unit in wanted
+        if unit.name not in steps.restart and _has_news(unit, states.get(unit.name, UnitState()), paths, age)
+    ]
     return steps
+
+
+def _has_news(unit: WantedUnit, state: UnitState, changed: set[str], age: Callable[[str], int]) -> bool:
+    """Whether a unit that runs is to be told of a file that it has not read."""
+    if unit.state not in {"started", "described"} or state.active != "active":
+        return False
+    return bool(
+        changed & {*unit.reload_on} or unapplied({p: [unit.name] for p in unit.reload_on}, {unit.name: state}, age=age)
+    )
 
 
 def _services_before_sockets(wanted: Sequence[WantedUnit], states: Mapping[str, UnitState]) -> set[str]:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 INVENTORIES = Path(__file__).resolve().parents[1] / "derived"
 #: Values that a role, the vault or the site's authority gives.
-ELSEWHERE = re.compile(r"\bsecret_|_fingerprint\b|\blookup\('certificates'|_tls_(certificate|key)\b")
+ELSEWHERE = re.compile(
+    r"\bsecret_|_fingerprint\b|\blookup\('(certificates|tunnel', '(private_key|peers))|_tls_(certificate|key)\b"
+)
 PROBE = """---
 - name: Look at what is derived
   hosts: all

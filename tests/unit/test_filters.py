@@ -149,6 +149,17 @@ def test_a_host_says_what_it_lacks(root: Path) -> None:
     assert not action.has_said(None, action.NO_TIMEZONE)
 
 
+def test_clients_of_the_tree_are_read_from_what_the_storage_host_says(root: Path) -> None:
+    action = load(root / "action_plugins" / "preflight_facts.py")
+    lines = ["0      0      10.10.0.11:2049      10.10.0.21:812", "0      9      10.10.0.11:2049      10.10.0.21:901"]
+    lines += ["0      0      [::ffff:10.10.0.11]:2049      [::ffff:10.10.0.22]:901", "no-wireguard"]
+    seen = {"stdout_lines": ["Avail", "1000", *lines]}
+    assert action.tree_clients(seen) == (("10.10.0.11", "10.10.0.21"), ("10.10.0.11", "10.10.0.22"))
+    assert action.has_said(seen, action.NO_WIREGUARD)
+    assert action.disk_space(seen) == (1000, False)
+    assert action.tree_clients(None) == ()
+
+
 def test_another_firewall_is_read_from_what_the_host_says(root: Path) -> None:
     action = load(root / "action_plugins" / "preflight_facts.py")
     seen = {"stdout_lines": ["Avail", "1000", "firewall ufw", "firewall ferm", "driver", "535.1", "Size", "67108864"]}

@@ -56,6 +56,7 @@ def refused(inventory: Path, run_playbook: RunPlaybook, tmp_path: Path) -> Calla
         ("restore.yml", "front:store", "node1, node2"),
         ("restore.yml", "node3", "front, node1, node2, store"),
         ("roll-back.yml", "front:node1", "node2, store"),
+        ("move-tree.yml", "front:store", "node1, node2"),
         ("upgrade.yml", "front:node1:node2", "store"),
         ("back-up.yml", "front", "store"),
         ("drill-restore.yml", "store", "front"),

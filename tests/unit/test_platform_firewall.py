@@ -17,7 +17,8 @@ from tests.unit.test_platform_inventory import inventory
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Topology(frontend=("front",), storage=("store",), replicas=("copy",), compute=("n1", "n2"))
 ADDRESSES = {"front": "10.0.0.1", "store": "10.0.0.2", "copy": "10.0.0.3", "n1": "10.0.0.4", "n2": "10.0.0.5"}
-PORTS = {"web": [80, 443], "database": [5432], "broker": [6379, 6380], "tree": [2049]}
+PORTS = {"web": [80, 443], "database": [5432], "broker": [6379, 6380], "tree": [2049], "tunnel": []}
+INSIDE = {"store": "198.18.0.2", "front": "198.18.0.1", "n1": "198.18.0.4", "n2": "198.18.0.5"}
 #: As docs/security.md names hosts: those of a duty, and those that a door lets in.
 DUTIES = {"frontend": "frontend", "storage": "storage", "replicas": "replica", "compute": "compute"}
 CLIENTS = {
@@ -53,6 +54,25 @@ def test_a_tree_that_the_site_mounts_itself_has_no_door() -> None:
     assert opened("store", {**PORTS, "tree": []}) == {}
 
 
+def test_an_encrypted_tree_is_answered_in_the_tunnel_only() -> None:
+    rules = {
+        rule["ports"][0]: rule
+        for rule in firewall.doors(SITE, "store", {**PORTS, "tunnel": [51820]}, ADDRESSES, INSIDE)
+    }
+    clients = ("front", "n1", "n2")
+    assert rules.keys() == {2049, 51820}
+    assert rules[51820]["protocol"] == "udp"
+    assert rules[51820]["networks"] == [ADDRESSES[host] for host in clients]
+    assert rules[2049]["networks"] == [INSIDE[host] for host in clients]
+    (line,) = firewall.rule_lines([rules[2049]])
+    assert line.startswith('iifname "wg-tree" ip saddr { 198.18.0.1, 198.18.0.4/31 } tcp dport { 2049 } accept')
+    assert firewall.doors(SITE, "n1", {**PORTS, "tunnel": [51820]}, ADDRESSES, INSIDE) == []
+
+
+def test_the_card_of_the_tunnel_is_that_of_its_role(root: Path) -> None:
+    assert f"__wireguard_card: {firewall.CARD}\n" in (root / "roles/wireguard/vars/main.yml").read_text()
+
+
 def test_ports_are_those_of_the_roles() -> None:
     workers = [ADDRESSES["n1"], ADDRESSES["n2"]]
     found = opened("front", {**PORTS, "database": [6432], "broker": [6379, 6380]})
@@ -62,11 +82,12 @@ def test_ports_are_those_of_the_roles() -> None:
 def test_the_table_of_the_documentation_is_the_derived_one() -> None:
     text = (ROOT / "docs/security.md").read_text(encoding="utf-8")
     rows = re.findall(
-        r"^\| (\w+) \| ([\d, ]+) \| ([\w, ]+) \| ([^|]+) \|$", text.split("<!-- ports -->")[1], re.MULTILINE
+        r"^\| (\w+) \| ([\d, ]+(?:/udp)?) \| ([\w, ]+) \| ([^|]+) \|$", text.split("<!-- ports -->")[1], re.MULTILINE
     )
     expected = [("every", "22", "firewall_admin_networks", "ssh")]
     for door in firewall.DOORS:
-        ports = ", ".join(map(str, PORTS.get(door.service, [22])))
+        ports = ", ".join(map(str, {**PORTS, "tunnel": [51820]}.get(door.service, [22])))
+        ports += "/udp" * (door.protocol == "udp")
         expected.append((DUTIES[door.duty], ports, CLIENTS[door.clients], door.why))
     assert rows == expected
 

@@ -682,6 +682,28 @@ def test_another_firewall_is_refused_where_the_platform_has_its_own() -> None:
     assert check_facts([FactsHost("web", other, frozenset({"frontend"}), FactsSettings(firewall=False))]) == []
 
 
+def test_a_tunnel_needs_a_kernel_that_knows_it() -> None:
+    (found,) = check_facts([FactsHost("cpu", replace(DEBIAN_12, has_wireguard=False), frozenset({"compute"}))])
+    assert (found.variable, found.found) == ("storage_encryption", "no WireGuard in the kernel")
+    assert "linux-image-amd64" in found.mend
+
+
+def test_a_tree_that_is_mounted_keeps_its_address() -> None:
+    """Its clients would wait for the server at the old one, and nothing would end them."""
+    mounted = replace(DEBIAN_12, tree_clients=(("10.10.0.11", "10.10.0.21"), ("198.18.0.11", "198.18.0.22")))
+
+    def problems_of(address: str) -> list[Problem]:
+        return check_facts([FactsHost("files", mounted, frozenset({"storage"}), FactsSettings(tree_address=address))])
+
+    (found,) = problems_of("198.18.0.11")
+    assert found.found == "the tree, mounted from 10.10.0.11 by 10.10.0.21"
+    assert "playbooks/move-tree.yml" in found.mend
+    assert problems_of("") == [], "the site has another way"
+    unmoved = replace(mounted, tree_clients=(("10.10.0.11", "10.10.0.21"),))
+    settings = FactsSettings(tree_address="10.10.0.11")
+    assert check_facts([FactsHost("files", unmoved, frozenset({"storage"}), settings)]) == []
+
+
 def test_web_server_without_ipv6() -> None:
     without = replace(DEBIAN_12, has_ipv6=False)
     (found,) = check_facts([FactsHost("web", without, frozenset({"frontend"}))])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -148,7 +150,6 @@ def test_a_worker_starts_in_its_turn(render: Callable[..., str], device: str) ->
     [
         ("postgresql", "__postgresql_access", "postgresql@15-main.service"),
         ("redis", "__redis_access", "redis-server.service"),
-        ("nfs_server", "__nfs_server_access", "nfs-server.service"),
         ("nginx", "__nginx_site", "nginx.service"),
     ],
 )
@@ -157,6 +158,61 @@ def test_handlers_that_never_ran_are_made_up_for(
 ) -> None:
     for file in resolve(role, f"{{{{ {files} }}}}", ansible_facts=DEBIAN):
         assert witness in file["since"], file["path"]
+
+
+@pytest.mark.parametrize(
+    ("role", "files", "units", "service"),
+    [
+        ("nfs_server", "__nfs_server_access", "__nfs_server_units", "nfs-server.service"),
+        ("nfs_server", "__nfs_server_access", "__nfs_server_told", "nfs-server.service"),
+        ("wireguard", "__wireguard_access", "__wireguard_units", "wg-tree.service"),
+        ("wireguard", "__wireguard_access", "__wireguard_told", "wg-tree.service"),
+    ],
+)
+def test_who_may_come_is_told_without_a_restart(
+    resolve: Callable[..., Any], role: str, files: str, units: str, service: str
+) -> None:
+    (unit,) = resolve(role, f"{{{{ {units} }}}}")
+    paths = [file["path"] for file in resolve(role, f"{{{{ {files} }}}}")]
+    assert (unit["name"], unit["reload_on"]) == (service, paths)
+    assert not set(paths) & {*unit.get("restart_on", [])}
+
+
+#: What `ss` of a storage host says of clients by two addresses.
+CONNECTED = """#!/bin/sh
+[ "$*" = '--no-header --tcp --numeric state established ( sport = :2049 )' ] || exit 9
+printf '0 0 10.0.0.1:2049 10.0.0.%s:800\\n' 21 22
+"""
+
+
+@pytest.mark.parametrize(("address", "refused"), [("10.0.0.1", False), ("10.0.0.11", True), ("198.18.0.1", True)])
+def test_a_server_with_clients_keeps_its_address(
+    resolve: Callable[..., Any], tmp_path: Path, address: str, refused: bool
+) -> None:
+    program = tmp_path / "ss"
+    program.write_text(CONNECTED)
+    program.chmod(0o755)
+    words = shlex.split(resolve("nfs_server", "{{ __nfs_server_moved }}", nfs_server_listen_address=address))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env={"PATH": path})
+    assert (done.returncode, bool(done.stderr)) == ((1, True) if refused else (0, False)), done.stderr
+    assert not refused or "mounted from 10.0.0.1:2049: playbooks/move-tree.yml" in done.stderr
+    program.write_text("#!/bin/sh\n")
+    assert subprocess.run(words, check=False, env={"PATH": path}).returncode == 0, "nobody is connected"
+
+
+def test_a_limited_run_lets_nobody_in_by_an_address_that_the_server_does_not_have(
+    resolve: Callable[..., Any], tmp_path: Path
+) -> None:
+    """It would put those out who come by the address of before."""
+    conf = tmp_path / "nfs.conf"
+    given = {"nfs_server_listen_address": "198.18.0.11", "__nfs_server_conf": str(conf)}
+    words = shlex.split(resolve("nfs_server", "{{ __nfs_server_not_moved }}", **given))
+    for text, refused in (("[nfsd]\nhost=10.0.0.1\n", True), ("[nfsd]\nhost=198.18.0.11\n", False)):
+        conf.write_text(text)
+        done = subprocess.run(words, check=False, capture_output=True, text=True)
+        assert (done.returncode == 1) is refused
+        assert not refused or "run site.yml without --limit first" in done.stderr
 
 
 def run(words: list[str]) -> int:

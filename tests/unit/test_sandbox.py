@@ -25,6 +25,7 @@ OPEN = {
     "vgpu-devices.service": "root: writes to /sys to make virtual GPUs",
     "nvidia-mps@.service": "NVIDIA's daemon: opens no file of a user, and has no secret; not tried on a card",
     "escriptorium-firewall.service": "root: loads the rules of nftables, and no process stays",
+    "wg-tree.service": "root: makes the tunnel of the shared tree, and no process stays",
     "zfs-replica.service": "root: receives snapshots into a pool, which takes /dev/zfs and mounts",
     "platform-backup@.service": "root: pgBackRest, snapshots of ZFS, and programs as other accounts",
     "platform-drill.service": "root: makes a second database as another account, and removes it",

@@ -6,6 +6,8 @@ The checks leave the machines as they found them, but for one series of disks, w
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -18,6 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from machines import machines_of
 from support import REPOSITORY, TOOLS, plain_environment, play, wait_for
+
+from module_utils import platform_tunnel, platform_tunnel_keys
+from module_utils.platform_secrets import CERTIFICATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,11 +38,29 @@ AS_SERVICE: Final = "setpriv --reuid 2000 --regid 2000 --clear-groups"
 PROGRAMS: Final = "/opt/verify"  # of the checks, on the machines
 DISK: Final = "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_"
 OUTAGE: Final = float(os.environ.get("STORAGE_OUTAGE", "20"))
-EXPORTS: Final = "/etc/exports.d/escriptorium.exports"
 RESTORERS: Final = REPOSITORY / "roles/backup_repository/files"
 COPIERS: Final = "/var/lib/zfs-replica/.ssh/authorized_keys"
 # Address of a host that no inventory knows at first; it lives in a network namespace of the client.
 STRANGER: Final = "10.213.80.31"
+
+# Records what crosses a network card until it is stopped, but for ssh.
+RECORDER: Final = """
+import signal, socket, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(3))
+wire.setsockopt(socket.SOL_SOCKET, 33, 1 << 26)  # SO_RCVBUFFORCE
+wire.bind((sys.argv[1], 0))
+with open(sys.argv[2], "wb", buffering=0) as file:
+    print("ready", flush=True)
+    while True:
+        packet = wire.recv(1 << 18)[14:]
+        if len(packet) < 28 or packet[0] >> 4 != 4:
+            continue
+        inner = packet[(packet[0] & 15) * 4 :]
+        ports = [int.from_bytes(inner[place : place + 2], "big") for place in (0, 2)]
+        if 22 not in ports:
+            file.write(b"<%d %d>%d " % (packet[9], *ports) + inner)
+"""
 
 # Writes files as the service does, each synced, until a file says stop; prints their checksums,
 # and in the end, as a comment for sha256sum, how many there are: one that died has not said so.
@@ -146,6 +169,11 @@ def _no_snapshots_by_themselves(storage: Guest) -> Iterator[None]:
     )
     yield
     storage.run(f"rm -r {still} && systemctl daemon-reload")
+
+
+def tunnel_address(address: str) -> str:
+    """Answer the address in the tunnel of a host with a private address."""
+    return platform_tunnel.address(address, "10.213.80.0/24", platform_tunnel.DEFAULT_NETWORK)
 
 
 def zfs_pool(inventory: Inventory, arguments: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
@@ -343,7 +371,8 @@ def test_the_tree_needs_nothing_of_older_nfs(client: Guest, storage: Guest) -> N
         listening = host.run("ss --no-header --listening --numeric --tcp --udp")
         assert not [line for line in listening.splitlines() if ":111 " in line]
     client.run("mkdir -p /mnt/second")
-    client.run("timeout 120 mount -t nfs4 -o vers=4.2,retry=0 10.213.80.11:/srv/escriptorium /mnt/second")
+    server = tunnel_address("10.213.80.11")
+    client.run(f"timeout 120 mount -t nfs4 -o vers=4.2,retry=0 {server}:/srv/escriptorium /mnt/second")
     client.run("findmnt --types nfs4 --mountpoint /mnt/second && umount /mnt/second")
 
 
@@ -357,7 +386,130 @@ def test_root_of_a_client_is_nobody(client: Guest, storage: Guest) -> None:
 def test_backups_are_not_exported(client: Guest, storage: Guest) -> None:
     assert "backups" not in storage.run("exportfs -s")
     client.run("mkdir -p /mnt/backups")
-    client.fails("timeout 60 mount -t nfs4 -o vers=4.2,retry=0 10.213.80.11:/srv/escriptorium-backups /mnt/backups")
+    server = tunnel_address("10.213.80.11")
+    client.fails(f"timeout 60 mount -t nfs4 -o vers=4.2,retry=0 {server}:/srv/escriptorium-backups /mnt/backups")
+
+
+# ---- what crosses the private network --------------------------------------------------------------------------------
+
+
+def recorded(storage: Guest, client: Guest, name: str) -> tuple[str, list[bytes]]:
+    """Record the private network while a text is written, and read from the server; answers text and packets.
+
+    A packet begins with ``PROTOCOL PORT>PORT``, as IP has them: 6 is TCP, 17 is UDP.
+    """
+    recorder = f"{PROGRAMS}/recorder.py"
+    storage.put(recorder, RECORDER)
+    said = f"{PROGRAMS}/recorder.said"
+    storage.run(
+        f"rm -f {said}; systemd-run --quiet --collect --unit=recorder --property=StandardOutput=truncate:{said} "
+        f"python3 {recorder} eth1 {PROGRAMS}/recording"
+    )
+    try:
+        wait_for("the recorder", lambda: "ready" in storage.run(f"cat {said} 2>/dev/null || true"), timeout=60)
+        text = client.run("od -A n -N 16 -t x1 /dev/urandom | tr -d ' '")
+        client.run(f"{AS_SERVICE} sh -c 'yes unheard-of-{text} | head -n 4000 >{MEDIA}/{name} && sync {MEDIA}/{name}'")
+        client.run("echo 3 >/proc/sys/vm/drop_caches")
+        for host in (client, storage):
+            assert host.run(f"grep --count unheard-of-{text} {MEDIA}/{name}") == "4000"
+    finally:
+        storage.run("systemctl stop recorder.service")
+    wire = base64.b64decode(storage.run(f"gzip --to-stdout {PROGRAMS}/recording | base64 --wrap=0", timeout=300))
+    storage.run(f"rm {PROGRAMS}/recording")
+    client.as_service(f"rm {MEDIA}/{name}")
+    return f"unheard-of-{text}", re.split(rb"<(?=(?:6|17) \d{1,5}>\d{1,5} )", gzip.decompress(wire))[1:]
+
+
+def heads(packets: list[bytes], protocol: int, port: int) -> int:
+    """Count packets of a protocol that come from a port or go there."""
+    head = re.compile(rb"%d (?:%d>\d+|\d+>%d) " % (protocol, port, port))
+    return sum(head.match(packet) is not None for packet in packets)
+
+
+def test_a_recording_of_the_private_network_holds_no_text_and_no_nfs(storage: Guest, client: Guest) -> None:
+    text, packets = recorded(storage, client, "recorded.txt")
+    # The file alone has 176 kB, and went to and fro.
+    assert sum(map(len, packets)) > 200_000
+    assert heads(packets, 17, 51820) > 100
+    assert heads(packets, 6, 2049) == 0
+    assert text.encode() not in b"".join(packets)
+
+
+def test_the_tree_is_served_and_mounted_in_the_tunnel_only(storage: Guest, client: Guest, inventory: Inventory) -> None:
+    server = tunnel_address(inventory.address("storage"))
+    source = client.run("findmnt --noheadings --output SOURCE --types nfs4 --mountpoint /srv/escriptorium")
+    assert source == f"{server}:/srv/escriptorium"
+    listening = storage.run("ss --no-header --listening --numeric --tcp sport = :2049 | awk '{print $4}'").split()
+    assert set(listening) == {f"{server}:2049"}
+    exported = storage.run("exportfs -s")
+    assert exported.count(tunnel_address(inventory.address("node1"))) == len(exported.splitlines()) == 1
+    # Keys are for root.
+    for host in (storage, client):
+        assert host.run("stat --format '%a %U' /etc/wireguard/wg-tree.conf") == "600 root"
+
+
+def test_firewalls_are_in_force_and_answer_nfs_in_the_tunnel_only(storage: Guest, client: Guest) -> None:
+    for host in (storage, client):
+        assert host.run("escriptorium-firewall pending") == ""
+    rules = [line for line in storage.run("nft list table inet escriptorium").splitlines() if "2049" in line]
+    assert len(rules) == 1
+    assert 'iifname "wg-tree"' in rules[0]
+    # Dropped, not refused: nothing that listened there would be reached.
+    asked = client.machine.ssh("timeout 10 bash -c '</dev/tcp/10.213.80.11/2049'", timeout=60)
+    assert asked.returncode == 124, asked.stdout + asked.stderr
+
+
+def test_what_is_for_the_tunnel_takes_no_other_way(client: Guest) -> None:
+    """Somebody else could answer it there, while the tunnel is down."""
+    server = tunnel_address("10.213.80.11")
+    client.run("systemctl stop wg-tree.service")
+    try:
+        said = client.fails(f"ip route get {server}")
+        assert re.search("unreachable|No route to host", said), said
+    finally:
+        client.run("systemctl start wg-tree.service")
+    wait_for("the tree", lambda: client.machine.ssh(f"timeout 20 {AS_SERVICE} ls {MEDIA}").returncode == 0, timeout=120)
+
+
+@pytest.mark.fault
+def test_a_client_that_boots_mounts_the_tree_through_the_tunnel(client: Guest) -> None:
+    client.machine.power_off()
+    client.machine.boot()
+    client.machine.await_ssh()
+    wait_for(
+        "the mount",
+        lambda: client.machine.ssh("findmnt --types nfs4 --mountpoint /srv/escriptorium").returncode == 0,
+        timeout=180,
+    )
+    order = client.run("systemctl show --property=After --value srv-escriptorium.mount").split()
+    assert "remote-fs-pre.target" in order
+    client.as_service(f"touch {MEDIA}/after-boot")
+    client.as_service(f"rm {MEDIA}/after-boot")
+
+
+@pytest.mark.fault
+def test_a_tree_in_use_moves_out_of_the_tunnel_and_back(storage: Guest, client: Guest, inventory: Inventory) -> None:
+    clear = ("--extra-vars", "storage_encryption=none")
+    outside = inventory.address("storage")
+    source = "findmnt --noheadings --output SOURCE --types nfs4 --mountpoint /srv/escriptorium"
+    # A plain run is refused, before anybody waits for a server that has left its address.
+    run = play(inventory, "playbooks/deploy-storage.yml", *clear, check=False)
+    assert "playbooks/move-tree.yml mounts it anew" in " ".join(run.output.split())
+    client.as_service(f"touch {MEDIA}/still-there")
+    client.as_service(f"rm {MEDIA}/still-there")
+    try:
+        play(inventory, "playbooks/move-tree.yml", *clear)
+        assert client.run(source) == f"{outside}:/srv/escriptorium"
+        for host in (storage, client):
+            host.run("test ! -e /sys/class/net/wg-tree && test ! -e /etc/wireguard/wg-tree.conf")
+        text, packets = recorded(storage, client, "clear.txt")
+        assert heads(packets, 6, 2049) > 10, "the recorder sees what is there"
+        assert text.encode() in b"".join(packets)
+        assert play(inventory, "playbooks/deploy-storage.yml", *clear).changed == []
+    finally:
+        play(inventory, "playbooks/move-tree.yml")
+    assert client.run(source) == f"{tunnel_address(outside)}:/srv/escriptorium"
+    assert play(inventory, "molecule/storage/converge.yml").changed == []
 
 
 # ---- what the module refuses -----------------------------------------------------------------------------------------
@@ -644,15 +796,29 @@ def test_full_quota_is_told_and_harms_nothing(writing: Any, storage: Guest, clie
 
 
 @contextmanager
-def second_client(client: Guest) -> Iterator[str]:
+def second_client(client: Guest, inventory: Inventory) -> Iterator[str]:
     """Another host of the private network, in a network namespace of the client; answers how to run commands in it.
 
-    It has a host name of its own: a server knows NFS clients by it.
+    It has a host name of its own: a server knows NFS clients by it. Its end of the tunnel has the key of the host
+    ``node2``, as a run would write it.
     """
+    content = (inventory.folder / CERTIFICATES / platform_tunnel_keys.FILE).read_text(encoding="utf-8")
+    conf = f"{PROGRAMS}/stranger.conf"
+    client.put(
+        conf,
+        f"[Interface]\nPrivateKey = {platform_tunnel_keys.private_key(content, 'node2')}\n"
+        f"[Peer]\nPublicKey = {platform_tunnel_keys.public_key(content, 'storage')}\n"
+        f"Endpoint = {inventory.address('storage')}:51820\nPersistentKeepalive = 5\n"
+        f"AllowedIPs = {tunnel_address(inventory.address('storage'))}/32",
+    )
     client.run("ip netns add stranger && ip link add link eth1 name far0 type macvlan mode bridge")
     client.run(
         f"ip link set far0 netns stranger && ip -n stranger address add {STRANGER}/24 dev far0 "
         "&& ip -n stranger link set far0 up && ip -n stranger link set lo up && mkdir -p /mnt/stranger"
+    )
+    client.run(
+        "ip -n stranger link add wg0 type wireguard && ip netns exec stranger wg setconf wg0 "
+        f"{conf} && ip -n stranger address add {tunnel_address(STRANGER)}/16 dev wg0 && ip -n stranger link set wg0 up"
     )
     # A process holds the namespaces: of the network, the host name and the mounts.
     client.run(
@@ -676,21 +842,23 @@ def test_only_hosts_of_the_inventory_mount(
 
     The run is limited to one host: what the others were allowed stays, and what none of them needs is gone.
     """
-    mount = (
-        f"timeout 60 mount -t nfs4 -o vers=4.2,retry=0 {inventory.address('storage')}:/srv/escriptorium /mnt/stranger"
-    )
+    server_address = tunnel_address(inventory.address("storage"))
+    mount = f"timeout 60 mount -t nfs4 -o vers=4.2,retry=0 {server_address}:/srv/escriptorium /mnt/stranger"
     more = tmp_path / "more.yml"
     # The machines of the scenario are reached by forwarded ports; this one is no machine.
     stranger = {"private_address": STRANGER, "ansible_host": STRANGER, "ansible_port": 22}
     more.write_text(json.dumps({"compute": {"hosts": {"node2": stranger}}}), encoding="utf-8")
-    server = storage.run(f"cp {EXPORTS} {PROGRAMS}/exports; systemctl show --property=InvocationID nfs-server.service")
-    with second_client(client) as inside:
-        assert "denied" in client.fails(inside + mount) or "No such file" in client.fails(inside + mount)
+    invocations = "systemctl show --property=InvocationID nfs-server.service wg-tree.service"
+    before = storage.run(invocations)
+    with second_client(client, inventory) as inside:
+        client.fails(inside + mount)
         files = writing(size=1 << 16, pause=0.5)
         files.await_written(1)
         try:
             # Of a second storage server that the inventory does not know any more.
             storage.run(f"""echo 'restrict,from="{STRANGER}" ssh-ed25519 AAAA gone' >>{COPIERS}""")
+            run = play(inventory, "playbooks/deploy-base.yml", "--inventory", str(more), "--limit", "storage")
+            assert run.stats["storage"]["changed"] <= 2, run.changed
             run = play(inventory, "playbooks/deploy-storage.yml", "--inventory", str(more), "--limit", "storage")
             assert run.stats["storage"]["changed"] <= 3, run.changed
             keys = storage.run(f"cut --delimiter=, --fields=1-2 {COPIERS}").split()
@@ -709,9 +877,14 @@ def test_only_hosts_of_the_inventory_mount(
             assert client.run(f"{inside} {locked} /mnt/stranger/media/lock 0") == "locked"
         finally:
             client.run(f"systemctl stop hold-lock 2>/dev/null; {AS_SERVICE} rm -f {MEDIA}/lock")
-            storage.run(f"cp {PROGRAMS}/exports {EXPORTS} && exportfs -ra")
+            # What a run of another host tells the storage host: its inventory has that one no more.
+            play(inventory, "playbooks/deploy-base.yml", "--limit", "node1")
+            play(inventory, "playbooks/deploy-storage.yml", "--limit", "node1")
         files.check()
-    assert storage.run("systemctl show --property=InvocationID nfs-server.service") == server, "never restarted"
+    assert len(storage.run("wg show wg-tree peers").splitlines()) == 1
+    assert STRANGER not in storage.run("nft list table inet escriptorium")
+    assert tunnel_address(STRANGER) not in storage.run("exportfs -s")
+    assert storage.run(invocations) == before, "never restarted"
 
 
 # ---- snapshots and copies --------------------------------------------------------------------------------------------

@@ -185,6 +185,31 @@ def test_a_restart_that_a_broken_run_left_out_is_made_up_for(written: int, since
 
 
 @pytest.mark.parametrize(
+    ("unit", "state", "changed", "written", "told"),
+    [
+        ({}, RUNS, ("/etc/a.conf",), 0, True),
+        ({"state": "described"}, RUNS, ("/etc/a.conf",), 0, True),
+        ({}, RUNS, (), 101, True),  # a run was broken off before it
+        ({}, RUNS, (), 100, False),
+        ({}, RUNS, ("/etc/other",), 0, False),
+        ({}, replace(RUNS, active="inactive"), ("/etc/a.conf",), 0, False),  # it is started
+        ({"state": "described"}, replace(RUNS, active="inactive"), ("/etc/a.conf",), 0, False),
+        ({"state": "absent"}, RUNS, ("/etc/a.conf",), 0, False),
+        ({}, RUNS, (UNIT, "/etc/a.conf"), 0, False),  # it is restarted
+    ],
+)
+def test_a_unit_that_runs_is_told_of_a_file(
+    unit: dict[str, Any], state: UnitState, changed: tuple[str, ...], written: int, told: bool
+) -> None:
+    wanted = WantedUnit("a.service", reload_on=("/etc/a.conf",), **unit)
+    states = {"a.service": replace(state, since=100)}
+    found = plan([wanted], states, changed, age=lambda _: written, held=lambda _: False)
+    assert found.refresh == ["a.service"] * told
+    assert (["systemctl", "reload", "a.service"] in found.commands()) is told
+    assert "a.service" not in found.restart or UNIT in changed
+
+
+@pytest.mark.parametrize(
     ("witnesses", "ages", "left"),
     [
         (["a.service"], {"/f": 101}, True),
