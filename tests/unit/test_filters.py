@@ -29,6 +29,9 @@ def filters(root: Path) -> ModuleType:
 
 def test_names(filters: ModuleType) -> None:
     assert set(filters.FilterModule().filters()) == {
+        "backup_files",
+        "backup_targets",
+        "backup_units",
         "breaking_changes",
         "compute_queues",
         "firewall_rules",

@@ -456,7 +456,7 @@ class Work:
         # Also on a new host: the newest copy would be one of nothing, just when another one is needed.
         if not any(self.media.iterdir()) and self.restic.snapshots():
             raise MediaBackupError(
-                f"{self.media} is empty, and there are copies: is it mounted? To bring back what was there at a moment: "
+                f"{self.media} is empty, and there are copies: is it mounted? To bring back what was there: "
                 "media-backup restore $(date +%s --date MOMENT)"
             )
         # Only what a process has left that is gone: restic asks for that itself.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -22,4 +23,10 @@ def test_images_and_models_that_are_not_there_are_named_once(load: Callable[[str
         get_model=get_model(core_DocumentPart=table(pages), core_OcrModel=table(models))
     )
     module = load("escriptorium_cluster.row_files")
-    assert module.missing() == ["documents/7/gone.png", "models/ab/gone.mlmodel", "documents"]
+    gone = ["documents/7/gone.png", "models/ab/gone.mlmodel", "documents"]
+    assert module.missing() == gone
+    command = load("escriptorium_cluster.management.commands.missing_files").Command()
+    said: list[str] = []
+    command.stdout = SimpleNamespace(write=said.append)
+    command.handle()
+    assert [json.loads(line) for line in said] == [gone], "one line, which the restore reads"
