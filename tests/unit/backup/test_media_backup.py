@@ -87,18 +87,16 @@ class Site:
         return {node.name for node in restic.files(newest)}
 
     def spoil_packs(self, number: int = 0) -> list[str]:
-        """Change a byte of each pack that holds contents; answers their names."""
-        packs = [
-            path
-            for path in (self.folder / self.settings["targets"][number]["name"] / "data").rglob("*")
-            if path.is_file()
-        ]
-        for path in packs:
+        """Change each byte of packs that hold contents of files, and none of those with names; answers their names."""
+        restic = self.restics[number]
+        indexes = [json.loads(restic.ask("cat", "index", name)) for name in restic.ask("list", "index").split()]
+        packs = [pack for index in indexes for pack in index["packs"] if pack["blobs"][0]["type"] == "data"]
+        for pack in packs:
+            path = self.folder / restic.target["name"] / "data" / pack["id"][:2] / pack["id"]
             path.chmod(0o600)
-            content = bytearray(path.read_bytes())
-            content[3] ^= 255
-            path.write_bytes(content)
-        return [path.name for path in packs]
+            path.write_bytes(bytes(byte ^ 255 for byte in path.read_bytes()))
+        assert packs
+        return [pack["id"] for pack in packs]
 
 
 @pytest.fixture
