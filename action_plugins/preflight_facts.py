@@ -4,7 +4,8 @@ Takes the name of a registered result, ``seen``: on each host the lines of ``df 
 /opt/escriptorium/current``, ``no-ipv6`` where the kernel has none, ``no-timezone`` where the site's is unknown,
 ``firewall NAME`` for each firewall of another kind that is switched on, ``no-wireguard`` where the kernel has none and
 is to have it, and on the storage host what ``ss`` says of each connection of an NFS client; on hosts with cards then
-the line ``driver``, the version of the loaded driver, and what ``df --output=size -B1 /dev/shm`` says.
+the line ``driver``, the version of the loaded driver, and what ``df --output=size -B1 /dev/shm`` says. And
+``tree_address``, where the storage host is to serve the tree (empty: nowhere).
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
 module_utils/platform_inventory.py.
@@ -37,6 +38,10 @@ NO_WIREGUARD = "no-wireguard"
 #: What ss says of a connection of NFS: two queues, the address here, that of the client.
 _NFS = re.compile(r"\d+ +\d+ +\[?(?:::ffff:)?([^]\s]+?)\]?:2049 +\[?(?:::ffff:)?([^]\s]+?)\]?:\d+")
 
+ARGUMENTS: dict[str, Any] = {
+    "seen": {"type": "str", "required": True},
+    "tree_address": {"type": "str", "default": ""},
+}
 ROLE = Path(__file__).resolve().parent.parent / "roles/escriptorium"
 
 
@@ -109,7 +114,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Fail with the list of problems, or say how many hosts were checked."""
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        _, arguments = self.validate_argument_spec(argument_spec={"seen": {"type": "str", "required": True}})
+        _, arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)
 
         hosts = [self._host(name, variables, arguments) for name in variables["ansible_play_hosts"]]
         problems = platform_inventory.check_facts(hosts)
@@ -171,7 +176,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             timezone=str(setting("base_timezone", "Etc/UTC")),
             ipv6=boolean(setting("nginx_ipv6", "yes")),
             firewall=boolean(setting("firewall_enabled", "yes")),
-            tree_address=str(setting("nfs_server_listen_address", "")),
+            tree_address=str(registered["tree_address"]),
         )
         roles = frozenset(
             group for group in platform_inventory.DEFAULT_MEMORY_MB if name in variables["groups"].get(group, ())
