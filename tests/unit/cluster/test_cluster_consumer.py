@@ -39,6 +39,8 @@ class CeleryConsumer:
 
     def __init__(self, app: Any, hostname: str) -> None:
         self.app, self.hostname = app, hostname
+        self.turns: list[float] = []
+        self.timer = SimpleNamespace(call_repeatedly=lambda seconds, _: self.turns.append(seconds))
         self.pool: Any = None
         self.task_consumer: Any = None
         self.max_prefetch_count = 4
@@ -143,6 +145,12 @@ def test_the_step_stands_behind_celerys_own(module: Any) -> None:
 def test_a_lease_is_checked_with_each_connection(consumer: Any) -> None:
     consumer.connect()
     assert consumer.lease.checks == 1
+
+
+def test_the_loop_turns_though_no_heartbeats_are_sent(consumer: Any) -> None:
+    consumer.connect()
+    consumer.connect()
+    assert consumer.turns == [2, 2]
 
 
 def test_polling_goes_on_when_what_a_vain_attempt_left_is_closed(consumer: Any) -> None:

@@ -23,6 +23,10 @@ from celery.worker import state
 
 from escriptorium_cluster import lease
 
+#: The worker's loop turns as often, and gives signs of life (``watchdog``). Celery's heartbeats did that, which workers
+#: do not send: one that is due when the broker goes away is tried again in the loop until it is back. Seconds.
+TURN_SECONDS = 2.0
+
 
 def poll_until_the_polled_one_ends(cycle: Any) -> None:
     """Let kombu's poller of a Redis transport hear of the end of those connections only that it polls."""
@@ -77,6 +81,8 @@ class Consumer(celery_consumer.Consumer):
         """Connect, and go on polling when what vain attempts have left is closed."""
         connection = super().connect()
         poll_until_the_polled_one_ends(connection.transport.cycle)
+        # With each connection that is lost Celery forgets all timers.
+        self.timer.call_repeatedly(TURN_SECONDS, lambda: None)
         # Before the messages of running jobs go over to it: those of a dead lease belong to others.
         self.lease.check()
         return connection
