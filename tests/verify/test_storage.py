@@ -451,7 +451,7 @@ def test_the_tree_is_served_and_mounted_in_the_tunnel_only(storage: Guest, clien
 def test_firewalls_are_in_force_and_answer_nfs_in_the_tunnel_only(storage: Guest, client: Guest) -> None:
     for host in (storage, client):
         assert host.run("escriptorium-firewall pending") == ""
-    rules = [line for line in storage.run("nft list table inet escriptorium").splitlines() if "2049" in line]
+    rules = [line for line in storage.run("nft list table inet escriptorium").splitlines() if "dport 2049" in line]
     assert len(rules) == 1
     assert 'iifname "wg-tree"' in rules[0]
     # Dropped, not refused: nothing that listened there would be reached.
