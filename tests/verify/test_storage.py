@@ -402,11 +402,11 @@ def recorded(storage: Guest, client: Guest, name: str) -> tuple[str, list[bytes]
     storage.put(recorder, RECORDER)
     said = f"{PROGRAMS}/recorder.said"
     storage.run(
-        f"rm -f {said}; systemd-run --quiet --collect --unit=recorder --property=StandardOutput=truncate:{said} "
+        f": >{said}; systemd-run --quiet --collect --unit=recorder --property=StandardOutput=truncate:{said} "
         f"python3 {recorder} eth1 {PROGRAMS}/recording"
     )
     try:
-        wait_for("the recorder", lambda: "ready" in storage.run(f"cat {said} 2>/dev/null || true"), timeout=60)
+        wait_for("the recorder", lambda: "ready" in storage.run(f"cat {said}"), timeout=60)
         text = client.run("od -A n -N 16 -t x1 /dev/urandom | tr -d ' '")
         client.run(f"{AS_SERVICE} sh -c 'yes unheard-of-{text} | head -n 4000 >{MEDIA}/{name} && sync {MEDIA}/{name}'")
         client.run("echo 3 >/proc/sys/vm/drop_caches")
