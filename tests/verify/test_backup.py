@@ -140,7 +140,7 @@ def test_a_trial_that_postgres_leads_elsewhere_harms_nobody(inventory: Inventory
 
 
 def test_trial_restore_compares_with_the_live_database(inventory: Inventory, frontend: Any, storage: Any) -> None:
-    # Media are copied each hour: a trial on the day of the first deployment would find none.
+    # Media are copied each hour: what was uploaded since would have no copy. On a first day there is nothing to copy.
     storage.check_output("systemctl start media-backup@local.service")
     run = play(inventory, "playbooks/drill-restore.yml")
     assert run.changed == []

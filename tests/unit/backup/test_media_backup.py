@@ -193,6 +193,20 @@ def test_an_empty_folder_replaces_no_copy(site: Site) -> None:
 
 
 @needs_restic
+def test_the_first_day_of_a_platform_is_no_failure(site: Site) -> None:
+    shutil.rmtree(site.media)
+    site.media.mkdir()
+    assert site.backup()["files"] == 0
+    assert site.work().drill()["compared"] == 0
+    assert site.work().prune()["copies"] == 0
+    tree(site.media, TREE)
+    with pytest.raises(MediaBackupError, match="there is no copy yet"):
+        site.work().drill()
+    assert site.backup()["files"] == len(TREE)
+    assert site.work().drill()["compared"] == len(TREE)
+
+
+@needs_restic
 def test_a_target_that_is_away_is_not_begun_anew(site: Site) -> None:
     site.backup()
     place = site.folder / "local"
