@@ -182,7 +182,11 @@ def test_rows_of_a_moment_come_back_and_no_others(
     assert projects(database) == ["before the backup", "between", "after the moment"]
 
     confirmed = ("-e", f"restore_overwrite=escriptorium@{inventory.frontend}")
+    doors = "systemctl show --property ActiveState,ActiveEnterTimestampMonotonic escriptorium-firewall.service"
+    shut = frontend.check_output(doors)
+    assert "ActiveState=active" in shut
     run = play(inventory, "playbooks/restore.yml", "-e", f"restore_target_time={moment}", *confirmed)
+    assert frontend.check_output(doors) == shut, "what stops the application leaves the firewall"
     said = " ".join(run.output.split())
     assert re.search(r"come from the copy at local of .*, \d+ s before that moment", said)
     assert storage.check_output("cd %s && sha256sum %s %s", MEDIA, image, other) == sums
