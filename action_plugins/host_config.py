@@ -1,4 +1,4 @@
-"""Action `host_config`: what a role puts on a host (packages, files, units), in one task and one look at the host.
+"""Action `host_config`: what a role puts on a host (packages, accounts, files, units), in one task and one look at it.
 
     - name: Configure Redis
       host_config:
@@ -19,9 +19,9 @@ Beside what the module of that name takes (library/host_config.py), an entry may
   they ran (``since``) or had come to their end (``pending``), or when this unit runs from something older and its
   restart is theirs (``restart: handler``).
 
-Packages that are missing are installed by Ansible's own module, and only then is apt started. In check mode on a bare
-host what follows from a package, such as its user or its units, is taken for granted, and no handler is told: there is
-nothing yet that it could reload.
+Packages and accounts that are missing are made by Ansible's own modules, and only then are these started. In check mode
+on a bare host what follows from a package, such as its user or its units, is taken for granted, and no handler is told:
+there is nothing yet that it could reload.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT = 600
 #: Seconds for which the package lists count as new.
 LISTS_VALID = 86400
+
+NO_SHELL = "/usr/sbin/nologin"
 
 #: Keys of an entry that stay on the control machine.
 OWN_KEYS = frozenset({"template", "source", "vars", "when", "notify"})
@@ -82,7 +84,19 @@ _UNIT = {
     "wait": _SWITCH,
     "unless": _TEXT,
 }
+_ACCOUNT = {
+    "name": {"type": "str", "required": True},
+    "uid": {"type": "int"},
+    "gid": {"type": "int"},
+    **dict.fromkeys(("home", "shell", "comment"), _TEXT),
+}
 _STRAY = {"pattern": {"type": "str", "required": True}, "contains": _TEXT, "wait": _SWITCH}
+
+
+def _first(title: str, verb: str, names: Sequence[str]) -> list[dict[str, str]]:
+    """Return the diff of what is made before files are looked at."""
+    heads = {"before_header": title, "after_header": title, "before": ""}
+    return [{**heads, "after": f"{verb} {' '.join(names)}\n"}] if names else []
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -95,7 +109,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Make packages, files and units of a role what they are meant to be."""
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        lists = {"files": _FILE, "units": _UNIT, "strays": _STRAY}
+        lists = {"accounts": _ACCOUNT, "files": _FILE, "units": _UNIT, "strays": _STRAY}
         _, arguments = self.validate_argument_spec(
             argument_spec={
                 **{name: {"type": "list", "elements": "str", "default": []} for name in ("packages", "look_for")},
@@ -111,24 +125,31 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "look_for": arguments["look_for"],
             "files": [self._rendered(entry, variables) for entry in entries["files"]],
             "units": [self._rendered(entry, variables) for entry in entries["units"]],
+            "accounts": entries["accounts"],
             "strays": entries["strays"],
         }
         answer = self._ask(sent, variables)
         installed: list[str] = answer.get("missing_packages") or []
-        if installed and not answer.get("failed"):
-            apt = self._install(installed, variables)
-            if apt.get("failed"):
-                return {**result, **apt}
-            answer = self._ask({**sent, "without_packages": True}, variables)
+        made: list[str] = answer.get("missing_accounts") or []
+        if (installed or made) and not answer.get("failed"):
+            done = self._install(installed, variables) if installed else {}
+            for account in entries["accounts"]:
+                if account["name"] in made and not done.get("failed"):
+                    done = self._make_account(account, variables)
+            if done.get("failed"):
+                return {**result, **done}
+            answer = self._ask({**sent, "go_on": True}, variables)
             answer["changed"] = True
             answer["installed"] = installed
-            heads = {"before_header": "packages", "after_header": "packages"}
-            shown = {**heads, "before": "", "after": f"install {' '.join(installed)}\n"}
-            answer["diff"] = [shown, *answer.get("diff", [])]
+            answer["diff"] = [
+                *_first("packages", "install", installed),
+                *_first("accounts", "make", made),
+                *answer.get("diff", []),
+            ]
         if not self._task.diff:
             answer.pop("diff", None)
         result.update(answer)
-        if not (installed and self._task.check_mode):
+        if not ((installed or made) and self._task.check_mode):
             self._notify(entries, result)
         return result
 
@@ -185,6 +206,24 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             task_vars=variables,
         )
         return answer
+
+    def _make_account(self, account: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Make the group, then the account; in check mode only what can be asked before the group is there."""
+        number = {} if account.get("gid") is None else {"group": account["name"]}
+        if number:
+            group = {"name": account["name"], "gid": account["gid"]}
+            made: dict[str, Any] = self._execute_module(
+                module_name="ansible.builtin.group", module_args=group, task_vars=variables
+            )
+            if made.get("failed") or self._task.check_mode:
+                return made
+        wanted = {key: value for key, value in account.items() if key != "gid"}
+        user: dict[str, Any] = self._execute_module(
+            module_name="ansible.builtin.user",
+            module_args={"shell": NO_SHELL, "system": "uid" not in account, "create_home": False, **wanted, **number},
+            task_vars=variables,
+        )
+        return user
 
     def _notify(self, entries: Mapping[str, Sequence[Mapping[str, Any]]], result: Mapping[str, Any]) -> None:
         """Name the handlers of what has changed: the executor reads them from the task when it has run."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.host_config import files, units
+from ansible.module_utils.host_config import accounts, files, units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,8 +28,15 @@ options:
     type: list
     elements: str
     default: []
-  without_packages:
-    description: Goes on though packages are missing, as a dry run on a bare host has to.
+  accounts:
+    description:
+      - C(name), C(uid), C(gid), C(home), C(shell), C(comment). Where one is missing or otherwise nothing else is looked
+        at.
+    type: list
+    elements: dict
+    default: []
+  go_on:
+    description: Goes on though packages or accounts are missing, as a dry run on a bare host has to.
     type: bool
     default: false
   look_for:
@@ -77,6 +84,10 @@ unapplied:
   returned: success
 missing_packages:
   description: Packages that the host lacks; nothing else was looked at then.
+  type: list
+  returned: success
+missing_accounts:
+  description: Names of accounts that are missing or otherwise; nothing else was looked at then.
   type: list
   returned: success
 started, restarted, reloaded, stopped, removed, handled:
@@ -182,20 +193,23 @@ def fail(module: AnsibleModule, reason: str, **more: object) -> NoReturn:
 
 def main() -> None:
     """Compare, change, answer."""
-    lists = {name: {"type": "list", "elements": "dict", "default": []} for name in ("files", "units", "strays")}
+    names = ("accounts", "files", "units", "strays")
+    lists = {name: {"type": "list", "elements": "dict", "default": []} for name in names}
     module = AnsibleModule(
         argument_spec={
             "packages": {"type": "list", "elements": "str", "default": []},
             "look_for": {"type": "list", "elements": "str", "default": []},
-            "without_packages": {"type": "bool", "default": False},
+            "go_on": {"type": "bool", "default": False},
             **lists,
         },
         supports_check_mode=True,
         no_log=True,  # contents of files may be secrets: nothing of the arguments goes to the journal
     )
     missing = missing_packages(module, module.params["packages"])
-    if missing and not module.params["without_packages"]:
-        module.exit_json(changed=False, missing_packages=missing, invocation={})
+    people = [accounts.WantedAccount(**entry) for entry in module.params["accounts"]]
+    nobody = [one.name for one in people if accounts.differs(one)]
+    if (missing or nobody) and not module.params["go_on"]:
+        module.exit_json(changed=False, missing_packages=missing, missing_accounts=nobody, invocation={})
 
     found = [path for path in module.params["look_for"] if os.path.lexists(path)]
     wanted = wanted_units(module)
@@ -248,6 +262,7 @@ def main() -> None:
         unapplied=left_over,
         found=found,
         missing_packages=missing,
+        missing_accounts=nobody,
         started=steps.start,
         restarted=steps.restart,
         reloaded=steps.refresh,

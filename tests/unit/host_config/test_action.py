@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -198,6 +199,32 @@ def test_a_module_that_fails_shows_no_secret_either(host: Host) -> None:
     assert "given is a folder, and a file is wanted there" in failed
     assert SECRET not in failed
     assert not (host.folder / "plain").exists(), "none is written where one cannot be"
+
+
+def test_an_account_is_made_before_the_files_and_only_where_it_is_missing(host: Host) -> None:
+    made = "shadow"  # every Debian has that group and no such account: Ansible wants to see the group itself
+    number = grp.getgrnam(made).gr_gid
+    tasks = (
+        "- host_config:\n    accounts: [{name: %s, uid: 4711, gid: %d, home: /nowhere, comment: Of a test}]\n"
+        "    files: [{path: '{{ folder }}', state: directory}]\n"
+    )
+    (host.path / "roles/one/tasks/main.yml").write_text(tasks % (made, number))
+    useradd = host.path / "bin/useradd"
+    useradd.write_text(f'#!/bin/sh\n[ ! -e {host.folder} ] && echo "$@" >>"$CALLS"\n')
+    useradd.chmod(0o755)
+    dry = host.play("--check", "--diff")
+    assert f"+make {made}" in dry
+    assert not (host.path / "calls").exists()
+    assert not host.folder.exists()
+
+    host.play()
+    (account,) = host.calls()
+    for option in ("-u 4711", "-g shadow", "-d /nowhere", "-s /usr/sbin/nologin", "-M", "-c Of a test"):
+        assert option in account
+    assert host.folder.exists()
+
+    (host.path / "roles/one/tasks/main.yml").write_text("- host_config: {accounts: [{name: daemon, shell: ''}]}\n")
+    assert "changed=0" in host.play()
 
 
 @pytest.mark.parametrize(
