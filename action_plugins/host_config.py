@@ -62,7 +62,7 @@ _OWN = {
 _FILE = {
     **_OWN,
     "path": {"type": "path", "required": True},
-    "state": {"type": "str", "choices": ["file", "directory", "link", "absent", "line", "without", "made"]},
+    "state": {"type": "str", "choices": ["file", "directory", "link", "absent", "line", "without", "block", "made"]},
     **dict.fromkeys(("target", "owner", "group", "replaces", "validate"), _TEXT),
     "mode": _RAW_TEXT,
     "command": _LIST,

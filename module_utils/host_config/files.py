@@ -9,6 +9,7 @@ places.py says: an account whose folder is on the way leads root nowhere.
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import pwd
@@ -35,7 +36,7 @@ SHOWN_BYTES = 1 << 20
 MODES = {"directory": "0755", "made": "0600"}
 
 #: States of a file whose other lines stay, with its owner and its mode.
-LINES = frozenset({"line", "without"})
+LINES = frozenset({"line", "without", "block"})
 
 
 class FileError(RuntimeError):
@@ -49,10 +50,12 @@ class WantedFile:
     Attributes:
         path: absolute.
         state: ``file``, ``directory``, ``link``, ``absent``; ``line``: a file that has ``content`` as a line;
-            ``without``: a file that, where it is there, has no line that ``replaces`` finds; ``made``: a file that
-            ``command`` makes where it is missing, or valid no more.
+            ``without``: a file that, where it is there, has no line that ``replaces`` finds; ``block``: a file that has
+            ``content`` between two comments that ``replaces`` names; ``made``: a file that ``command`` makes where it
+            is missing, or valid no more.
         content: text of a file; of a line without its end.
-        replaces: text of lines that a line takes the place of; for ``without``, a regular expression.
+        replaces: text of lines that a line takes the place of; for ``without``, a regular expression; for ``block``,
+            what its first and last line say behind ``# BEGIN`` and ``# END``.
         command: words of the command that makes the file.
         valid: words of a command that ends with 0 while what was made is valid; it changes nothing.
         target: where a link points to.
@@ -314,6 +317,8 @@ def _text(wanted: WantedFile, before: str) -> str:
     if wanted.state not in LINES:
         return wanted.content
     lines = before.splitlines()
+    if wanted.state == "block":
+        return _with_block(wanted, lines)
     if wanted.state == "without":
         kept = [line for line in lines if not re.search(wanted.replaces, line)]
         return before if kept == lines else "".join(f"{line}\n" for line in kept)
@@ -325,6 +330,36 @@ def _text(wanted: WantedFile, before: str) -> str:
         place = next((number for number, line in enumerate(lines) if line not in kept), len(kept))
         kept.insert(place, wanted.content)
     return "\n".join(kept) + "\n"
+
+
+def _with_block(wanted: WantedFile, lines: list[str]) -> str:
+    """Return a file with its block, in the place of the one that is there, or at the end.
+
+    Raises:
+        FileError: one of its two comments is missing.
+
+    """
+    first, last = f"# BEGIN {wanted.replaces}", f"# END {wanted.replaces}"
+    start = end = len(lines)
+    if first in lines or last in lines:
+        try:
+            start = lines.index(first)
+            end = lines.index(last, start) + 1
+        except ValueError:
+            raise FileError(
+                f"{wanted.path} has only one of the lines '{first}' and '{last}': take it out with what is its own"
+            ) from None
+    return "\n".join([*lines[:start], first, *wanted.content.splitlines(), last, *lines[end:]]) + "\n"
+
+
+def _put(beside: str, at: str) -> None:
+    """Put a file in force by one step, or, where its place is a mount (/etc/hosts of a container), by writing to it."""
+    try:
+        Path(beside).replace(at)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        Path(at).write_bytes(Path(beside).read_bytes())
 
 
 def _file(wanted: WantedFile, check: bool, run: Run) -> Change | None:
@@ -345,7 +380,7 @@ def _file(wanted: WantedFile, check: bool, run: Run) -> Change | None:
         beside = _write(wanted, after, numbers, check, run)
         if beside:
             change.beside = beside
-            change.commit = lambda: Path(beside).replace(wanted.at)
+            change.commit = lambda: _put(beside, wanted.at)
     elif not check:
         change.commit = lambda: _give(wanted, numbers)
     if before != after or not plain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -126,6 +127,47 @@ def test_a_line(tmp_path: Path, before: str, replaces: str, after: str) -> None:
     assert len(apply(line)) == (before != after)
     assert (path.read_text(), mode(path)) == (after, "0640")
     assert apply(line) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "# BEGIN x\na\nb\n# END x\n"),
+        ("127.0.0.1 localhost\n", "127.0.0.1 localhost\n# BEGIN x\na\nb\n# END x\n"),
+        ("1\n# BEGIN x\nold\n# END x\n2\n", "1\n# BEGIN x\na\nb\n# END x\n2\n"),
+        ("1\n# BEGIN x\na\nb\n# END x\n2\n", "1\n# BEGIN x\na\nb\n# END x\n2\n"),
+    ],
+)
+def test_a_block(tmp_path: Path, before: str, after: str) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(before)
+    path.chmod(0o640)
+    block = WantedFile(str(path), state="block", content="a\nb", replaces="x")
+    assert len(apply(block)) == (before != after)
+    assert (path.read_text(), mode(path)) == (after, "0640")
+    assert apply(block) == []
+
+
+@pytest.mark.parametrize("left", ["# BEGIN x\na\n", "a\n# END x\n", "# END x\na\n# BEGIN x\n"])
+def test_half_a_block_is_left_to_a_person(tmp_path: Path, left: str) -> None:
+    (tmp_path / "hosts").write_text(left)
+    with pytest.raises(FileError, match="has only one of the lines '# BEGIN x' and '# END x'"):
+        apply(wanted(tmp_path / "hosts", state="block", content="b", replaces="x"))
+    assert (tmp_path / "hosts").read_text() == left
+
+
+def test_a_file_that_is_a_mount_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("1\n")
+    inode = path.stat().st_ino
+
+    def busy(_: Path, __: str) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(Path, "replace", busy)
+    assert len(apply(wanted(path, state="block", content="a", replaces="x"))) == 1
+    assert (path.read_text(), path.stat().st_ino) == ("1\n# BEGIN x\na\n# END x\n", inode)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["hosts"]
 
 
 KEYS = 'restrict,from="10.0.0.1" a\nrestrict,from="10.0.0.10" b\nssh-ed25519 c\n'
