@@ -48,8 +48,8 @@ options:
     description:
       - C(path), C(state) (file, directory, link, absent, line, without, block, made), C(content), C(replaces),
         C(command), C(valid), C(target), C(owner), C(group), C(mode), C(secret), C(validate), C(once), C(existing),
-        C(since), C(pending). A folder comes before its files. Where one cannot be what it is meant to be, no file is changed. No
-        link is followed that an account other than root may have made.
+        C(since), C(pending). A folder comes before its files. Where one cannot be what it is meant to be, no file is
+        changed. No link is followed that an account other than root may have made.
     type: list
     elements: dict
     default: []
