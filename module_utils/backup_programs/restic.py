@@ -157,10 +157,10 @@ class Restic:
             raise MediaError(f"restic {arguments[0]} failed ({status}): {said.strip()[-SHOWN:]}")
         return output
 
-    def identity(self) -> str:
-        """Return the name of the repository; empty where none can be opened."""
-        status, output, _ = self.run("--no-lock", "cat", "config")
-        return str(json.loads(output)["id"]) if status == 0 else ""
+    def identity(self) -> tuple[str, str]:
+        """Return the name of the repository, empty where none can be opened, and what restic says then."""
+        status, output, said = self.run("--no-lock", "cat", "config")
+        return (str(json.loads(output)["id"]), "") if status == 0 else ("", said.strip())
 
     def snapshots(self) -> list[Snapshot]:
         """Return all copies."""
