@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from .files import Account, MediaError
+from .watched import STALLED, StalledError, communicate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -140,9 +141,20 @@ class Restic:
         )
 
     def run(self, *arguments: str, folder: str = "/") -> tuple[int, str, str]:
-        """Run restic; answers its exit status, what it prints, and what it says."""
+        """Run restic; answers its exit status, what it prints, and what it says.
+
+        Raises:
+            MediaError: it was ended, since nothing has moved any more.
+
+        """
         with self.start(*arguments, folder=folder) as process:
-            output, said = process.communicate()
+            try:
+                output, said = communicate(process)
+            except StalledError as error:
+                raise MediaError(
+                    f"{self.target['name']} takes no more: nothing has moved for {STALLED / 60:.0f} minutes. The next "
+                    f"run goes on. {str(error).strip()[-SHOWN:]}"
+                ) from error
         return process.returncode, output, said
 
     def ask(self, *arguments: str) -> str:
