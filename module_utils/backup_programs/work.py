@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 IN_USE: Final = 75
 #: How long each waits for another one. The next hour copies again; removals and trials come once a week. Unit: s
 PATIENCE: Final = {"backup": 0, "prune": 6 * 3600, "drill": 6 * 3600}
+#: A lock of this host's restic is one of the dead, but restic sees that by its number: after a boot another process may
+#: have it. After half an hour it counts no more. Unit: s
+LOCKED: Final = 31 * 60
+LOCKED_PAUSE: Final = 30.0
 #: Exit status of `restic backup` that has made a copy without some files.
 INCOMPLETE: Final = 3
 #: What easy-thumbnails adds to the name of an image: page.jpg -> page.jpg.180x180_q85_crop.jpg
@@ -140,6 +144,9 @@ class Work:
             )
         # Only what a process has left that is gone: restic asks for that itself.
         self.restic.ask("unlock")
+        if self.state.get("unfinished"):
+            self.take_up()
+        self.keep(unfinished=True)
         with tempfile.NamedTemporaryFile("w", prefix="left-out-", errors="surrogateescape") as patterns:
             patterns.write(excluded(self.media))
             patterns.flush()
@@ -150,6 +157,7 @@ class Work:
         summary = _last(output, "summary")
         if status not in (0, INCOMPLETE) or not summary:
             raise MediaError(f"restic backup failed ({status}): {said.strip()[-SHOWN:]}")
+        self.keep(unfinished=False)
         done = {
             "snapshot": summary["snapshot_id"],
             "files": int(summary["total_files_processed"]),
@@ -161,6 +169,22 @@ class Work:
             shown = "; ".join(unread[:5])
             raise MediaError(f"the copy {done['snapshot']} lacks {len(unread)} files that cannot be read: {shown}")
         return done
+
+    def take_up(self) -> None:
+        """List what a run has sent that did not come to its end.
+
+        restic writes its lists each ten minutes, and sends again what is in none of them: at 1 Gbit/s that is 75 GB.
+        Where nothing may be removed, the old lists stay beside the new one, and restic says so.
+        """
+        deadline = time.monotonic() + LOCKED
+        while True:
+            status, _, said = self.restic.run("rebuild-index")
+            if status == 0 or "already locked" not in said or time.monotonic() >= deadline:
+                break
+            time.sleep(LOCKED_PAUSE)
+            self.restic.ask("unlock")
+        if status != 0 and not self.target["append_only"]:
+            sys.stderr.write(f"what the last run has sent is not listed, and is sent again: {said.strip()[-SHOWN:]}\n")
 
     def unread(self, said: str) -> tuple[list[str], int]:
         """Return which files could not be read, and how many were removed while restic came by."""
