@@ -241,6 +241,7 @@ class FilterModule:
             "ssh_ports": ssh_ports,
             "tree_entries": platform_tree.entries,
             "tree_files": tree_files,
+            "tree_programs": platform_tree.programs,
             "tree_id": platform_tree.content_id,
             "web_processes": web_processes,
             "worker_plan": worker_plan,

@@ -21,7 +21,7 @@ except ImportError:
 # Properties that zfs shows in bytes, whatever they were written in.
 LIMITS = frozenset({"quota", "refquota", "reservation", "refreservation"})
 SIZES = LIMITS | {"recordsize", "special_small_blocks"}
-# Mark of a dataset that is about to take the place of another one: roles/backup_repository/files/restore_media.py.
+# Mark of a dataset that is about to take the place of another one: module_utils/backup_programs/restore_media.py.
 RESTORING = "escriptorium:restoring"
 
 

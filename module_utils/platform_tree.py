@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 #: Hexadecimal digits of a name by content.
 ID_DIGITS = 12
+#: Where root's shell and units find programs.
+PROGRAMS = "/usr/local/sbin"
 
 
 def files_below(root: str, folders: Sequence[str]) -> list[str]:
@@ -55,6 +57,15 @@ def entries(root: str, names: Sequence[str], target: str) -> list[dict[str, Any]
             for name in names
         ),
     ]
+
+
+def programs(root: str, names: Sequence[str], target: str) -> list[dict[str, Any]]:
+    """Return programs of ``root`` beside the packages that they import, and the links by which a shell finds them."""
+    found: list[dict[str, Any]] = []
+    for name in names:
+        found.append({"path": f"{target}/{name}", "source": str(Path(root, name)), "mode": "0755"})
+        found.append({"path": f"{PROGRAMS}/{name}", "state": "link", "target": f"{target}/{name}"})
+    return found
 
 
 def _mode(path: Path) -> str:

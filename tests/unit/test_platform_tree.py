@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from module_utils.platform_tree import content_id, entries, files_below
+from module_utils.platform_tree import content_id, entries, files_below, programs
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "roles/escriptorium/files"
@@ -64,3 +65,30 @@ def test_folders_come_before_their_files() -> None:
     ]
     assert [entry["mode"] for entry in found] == ["0755"] * 5 + ["0644"]
     assert found[-1]["source"] == str(FILES / "escriptorium_cluster/database/base.py")
+
+
+def test_programs_find_the_package_beside_them_behind_their_link(tmp_path: Path) -> None:
+    """As on hosts: in a folder that is in no path of Python's."""
+    home, modules = tmp_path / "home", ROOT / "module_utils"
+    wanted = entries(str(modules), files_below(str(modules), ["backup_programs"]), str(home))
+    for role, names in (
+        ("media_backup", ["media-backup"]),
+        ("backup_repository", ["platform-backup", "recover-files"]),
+    ):
+        wanted += programs(str(ROOT / f"roles/{role}/files"), names, str(home))
+    (tmp_path / "sbin").mkdir()
+    for entry in wanted:
+        path = Path(entry["path"].replace("/usr/local/sbin", str(tmp_path / "sbin")))
+        if entry.get("state") == "directory":
+            path.mkdir(parents=True, exist_ok=True)
+        elif entry.get("state") == "link":
+            path.symlink_to(entry["target"])
+        else:
+            shutil.copy(entry["source"], path)
+            path.chmod(int(entry["mode"], 8))
+    for name in ("media-backup", "platform-backup"):
+        said = subprocess.run(
+            [tmp_path / "sbin" / name, "--help"], capture_output=True, text=True, cwd="/", check=False
+        )
+        assert said.returncode == 0, said.stderr
+        assert f"usage: {name}" in said.stdout

@@ -38,7 +38,7 @@ AS_SERVICE: Final = "setpriv --reuid 2000 --regid 2000 --clear-groups"
 PROGRAMS: Final = "/opt/verify"  # of the checks, on the machines
 DISK: Final = "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_"
 OUTAGE: Final = float(os.environ.get("STORAGE_OUTAGE", "20"))
-RESTORERS: Final = REPOSITORY / "roles/backup_repository/files"
+PACKAGE: Final = REPOSITORY / "module_utils/backup_programs"
 COPIERS: Final = "/var/lib/zfs-replica/.ssh/authorized_keys"
 # Address of a host that no inventory knows at first; it lives in a network namespace of the client.
 STRANGER: Final = "10.213.80.31"
@@ -933,9 +933,18 @@ def test_the_key_of_the_copies_starts_nothing_else(storage: Guest, client: Guest
 # Snapshots and moments count whole seconds: what comes after one has to lie in a later second.
 
 
+def put_program(storage: Guest, name: str) -> None:
+    """Put a program of the backups and the package that it imports on a machine, as the role does."""
+    storage.run(f"mkdir -p {PROGRAMS}/{PACKAGE.name}")
+    for path in PACKAGE.glob("*.py"):
+        storage.put(f"{PROGRAMS}/{PACKAGE.name}/{path.name}", path.read_text(encoding="utf-8"))
+    program = REPOSITORY / "roles/backup_repository/files" / name
+    storage.put(f"{PROGRAMS}/{name}", program.read_text(encoding="utf-8"))
+
+
 def test_media_go_back_to_a_moment(storage: Guest, client: Guest) -> None:
     """What restore.yml does: the newest snapshot before the moment, then what was written up to it; nothing is lost."""
-    storage.put(f"{PROGRAMS}/restore-media", (RESTORERS / "restore_media.py").read_text(encoding="utf-8"))
+    put_program(storage, "restore-media")
     quota = storage.run("zfs get -Hp -o value quota tank/escriptorium/media")
     client.as_service(f"sh -c 'mkdir {MEDIA}/moments && cd {MEDIA}/moments && echo old >kept && echo old >deleted'")
     # The snapshot holds a link in the place of what is a folder at the moment.
@@ -967,7 +976,7 @@ def test_a_restore_that_is_killed_is_finished_and_nothing_is_made_in_its_place(
     storage: Guest, client: Guest, inventory: Inventory
 ) -> None:
     """Killed when the media have lost their name, and the restored ones do not have it yet."""
-    storage.put(f"{PROGRAMS}/restore-media", (RESTORERS / "restore_media.py").read_text(encoding="utf-8"))
+    put_program(storage, "restore-media")
     storage.run(f"mkdir -p {PROGRAMS}/deadly")
     storage.put(
         f"{PROGRAMS}/deadly/zfs",
@@ -996,7 +1005,7 @@ def test_a_restore_that_is_killed_is_finished_and_nothing_is_made_in_its_place(
 
 def test_one_file_comes_back_from_a_snapshot(storage: Guest, client: Guest) -> None:
     """What recover.yml does for the files of a document."""
-    storage.put(f"{PROGRAMS}/recover-files", (RESTORERS / "recover_files.py").read_text(encoding="utf-8"))
+    put_program(storage, "recover-files")
     client.as_service(f"sh -c 'mkdir {MEDIA}/one && cd {MEDIA}/one && echo gone >gone && echo there >there'")
     storage.run("zfs snapshot tank/escriptorium/media@one && sleep 1.1")
     client.as_service(f"sh -c 'cd {MEDIA}/one && rm gone && echo newer >there'")

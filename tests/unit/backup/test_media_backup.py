@@ -13,17 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from roles.media_backup.files import media_backup
-from roles.media_backup.files.media_backup import (
-    Account,
-    Copies,
-    InUseError,
-    MediaBackupError,
-    Node,
-    Restic,
-    Snapshot,
-    Work,
-)
+from module_utils.backup_programs import media_backup, reports, work
+from module_utils.backup_programs.bring import Copies
+from module_utils.backup_programs.files import Account, MediaError
+from module_utils.backup_programs.restic import BATCH_FILES, HOST, SHOWN, Node, Restic, Snapshot, batches, in_order
+from module_utils.backup_programs.work import InUseError, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -144,7 +138,7 @@ def test_a_copy_that_was_cut_off_is_gone_on_with(site: Site) -> None:
     (site.media / "large.bin").write_bytes(noise)
     site.work().open()
     first = subprocess.Popen(
-        site.restics[0].command("backup", "--host", media_backup.HOST, "."),
+        site.restics[0].command("backup", "--host", HOST, "."),
         cwd=site.media,
         env={**site.restics[0].environment(), "GOMAXPROCS": "1"},
         stdout=subprocess.DEVNULL,
@@ -182,11 +176,11 @@ def test_an_empty_folder_replaces_no_copy(site: Site) -> None:
     site.backup()
     shutil.rmtree(site.media)
     site.media.mkdir()
-    with pytest.raises(MediaBackupError, match="is empty, and there are copies: is it mounted"):
+    with pytest.raises(MediaError, match="is empty, and there are copies: is it mounted"):
         site.backup()
     for path in site.state.iterdir():
         path.unlink()
-    with pytest.raises(MediaBackupError, match="is empty, and there are copies"):
+    with pytest.raises(MediaError, match="is empty, and there are copies"):
         site.backup()  # on a new host
     assert site.copies().restore(time.time())["copied"] == len(TREE)
     assert site.backup()["files"] == len(TREE)
@@ -212,11 +206,11 @@ def test_a_target_that_is_away_is_not_begun_anew(site: Site) -> None:
     place = site.folder / "local"
     place.rename(site.folder / "unplugged")
     place.mkdir()
-    with pytest.raises(MediaBackupError, match="cannot be opened, and there were some"):
+    with pytest.raises(MediaError, match="cannot be opened, and there were some"):
         site.backup()
     assert not list(place.iterdir())
     subprocess.run(site.restics[0].command("init"), env=site.restics[0].environment(), check=True, capture_output=True)
-    with pytest.raises(MediaBackupError, match=r"are others \(.{8}\) than before"):
+    with pytest.raises(MediaError, match=r"are others \(.{8}\) than before"):
         site.backup()
     shutil.rmtree(place)
     (site.folder / "unplugged").rename(place)
@@ -227,7 +221,7 @@ def test_a_target_that_is_away_is_not_begun_anew(site: Site) -> None:
 def test_nothing_is_removed_where_copies_are_only_added(site: Site) -> None:
     site.settings["targets"][0]["append_only"] = True
     site.backup()
-    with pytest.raises(MediaBackupError, match="local is append_only"):
+    with pytest.raises(MediaError, match="local is append_only"):
         site.work().prune()
 
 
@@ -247,14 +241,14 @@ def test_old_copies_go(site: Site) -> None:
 @needs_restic
 def test_two_at_once_are_refused(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
-    with media_backup.only_one(site.state, "local"), media_backup.only_one(site.state, "other"):
-        with pytest.raises(InUseError), media_backup.only_one(site.state, "local", patience=1):
+    with work.only_one(site.state, "local"), work.only_one(site.state, "other"):
+        with pytest.raises(InUseError), work.only_one(site.state, "local", patience=1):
             pass
         assert time.monotonic() - began >= 1, "weekly work waits for the hourly one"
-        assert media_backup.work(site.settings, "backup", site.restics[0], site.state) == media_backup.IN_USE
+        assert work.work(site.settings, "backup", site.restics[0], site.state) == work.IN_USE
     assert "another one is at work on local" in capsys.readouterr().err
     assert not (site.state / "local.backup.json").exists(), "what became of the other one is not overwritten"
-    assert media_backup.work(site.settings, "backup", site.restics[0], site.state) == 0
+    assert work.work(site.settings, "backup", site.restics[0], site.state) == 0
     assert json.loads((site.state / "local.backup.json").read_text())["success"] is True
 
 
@@ -298,7 +292,7 @@ def test_a_trial_reads_each_part_in_turn_and_compares_a_sample(site: Site) -> No
 def test_a_damaged_pack_is_found_and_named(site: Site) -> None:
     site.backup()
     packs = site.spoil_packs()
-    with pytest.raises(MediaBackupError, match="part 1 of 1 is damaged") as found:
+    with pytest.raises(MediaError, match="part 1 of 1 is damaged") as found:
         site.work().drill()
     assert any(name[:8] in str(found.value) for name in packs)
 
@@ -308,7 +302,7 @@ def test_a_live_file_that_is_otherwise_is_named(site: Site) -> None:
     """As by a disk that forgets: same size, same time."""
     site.backup()
     tree(site.media, {PAGE: "paqe"})
-    with pytest.raises(MediaBackupError, match=f"{PAGE} came back otherwise than it is"):
+    with pytest.raises(MediaError, match=f"{PAGE} came back otherwise than it is"):
         site.work().drill()
 
 
@@ -354,7 +348,7 @@ def test_files_come_from_the_copy_at_the_moment(site: Site) -> None:
 def test_copies_are_asked_from_the_moment_backwards_and_then_onwards() -> None:
     made = [Snapshot(name, name, moment) for name, moment in (("b", 200), ("a", 100), ("d", 400), ("c", 300))]
     for moment, order in ((250, "bacd"), (300, "cbad"), (50, "abcd"), (900, "dcba")):
-        assert "".join(one.name for one in media_backup.in_order(made, moment)) == order
+        assert "".join(one.name for one in in_order(made, moment)) == order
 
 
 @needs_restic
@@ -387,7 +381,7 @@ def test_a_file_that_cannot_be_read_is_never_taken_for_whole(site: Site) -> None
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "documents/../../secret", "", "."])
 def test_names_that_lead_out_of_the_media_are_refused(site: Site, name: str) -> None:
-    with pytest.raises(MediaBackupError, match="no name of a file"):
+    with pytest.raises(MediaError, match="no name of a file"):
         site.copies().bring([name], 0)
 
 
@@ -403,7 +397,7 @@ def test_files_are_written_as_the_owner_of_the_media(shared_path: Path) -> None:
     shutil.rmtree(site.media / "documents")
     copies = Copies(site.settings, site.restics, site.scratch, Account(12345, 12345))
     (site.media / "documents").symlink_to(kept)
-    with pytest.raises(MediaBackupError, match="Permission denied"):
+    with pytest.raises(MediaError, match="Permission denied"):
         copies.bring([PAGE], time.time())
     (site.media / "documents").unlink()
     assert copies.bring([PAGE], time.time()).copied == 1
@@ -486,7 +480,7 @@ def test_a_restore_that_was_cut_off_is_finished(site: Site, monkeypatch: pytest.
 @needs_restic
 def test_a_moment_before_all_copies_is_refused(site: Site) -> None:
     site.backup()
-    with pytest.raises(MediaBackupError, match="no copy of the media from before that moment"):
+    with pytest.raises(MediaError, match="no copy of the media from before that moment"):
         site.copies().restore(1000)
     assert site.copies().nearest(1000, []) is None
 
@@ -495,11 +489,11 @@ def test_a_moment_before_all_copies_is_refused(site: Site) -> None:
 
 
 @pytest.fixture
-def reports(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+def told(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Report a unit as its ExecStopPost= does; mails go to ``mails`` of the site."""
     (site.folder / "reports").mkdir()
-    monkeypatch.setattr(media_backup, "REPORTS", site.folder / "reports")
-    monkeypatch.setattr(media_backup, "STATE", site.state)
+    monkeypatch.setattr(reports, "REPORTS", site.folder / "reports")
+    monkeypatch.setattr(reports, "STATE", site.state)
 
     def mail(text: str) -> bool:
         site.mails.append(text)
@@ -510,68 +504,81 @@ def reports(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
             (site.state / f"local.{verb}.json").write_text(json.dumps(left))
         for name in ("INVOCATION_ID", "SERVICE_RESULT", "EXIT_STATUS"):
             monkeypatch.setenv(name, environment.get(name, ""))
-        media_backup.report(site.settings, "local", verb, now, mail)
+        reports.report(site.settings, "local", verb, now, mail)
         path = site.folder / f"reports/local.{verb}.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
     return report
 
 
-def test_results_reach_monitoring_and_operators(site: Site, reports: Callable[..., dict[str, Any]]) -> None:
+def test_results_reach_monitoring_and_operators(site: Site, told: Callable[..., dict[str, Any]]) -> None:
     good = {"run": "a", "success": True, "ended": 5000, "seconds": 2.5, "files": 7, "bytes": 9_000_000_000}
-    assert reports(good, 5001, INVOCATION_ID="a")["last_success"] == 5000
-    state = reports({"run": "b", "success": False, "ended": 9000, "problem": "no\nroom"}, 9001, INVOCATION_ID="b")
+    assert told(good, 5001, INVOCATION_ID="a")["last_success"] == 5000
+    state = told({"run": "b", "success": False, "ended": 9000, "problem": "no\nroom"}, 9001, INVOCATION_ID="b")
     assert (state["last_success"], state["problem"], state["bytes"]) == (5000, "no room", 9_000_000_000)
     text = (site.folder / "media.prom").read_text()
     rows = dict(re.findall(r"^escriptorium_media_backup_(\w+)\{.*\} (\S+)$", text, re.MULTILINE))
     assert (rows["success"], rows["last_success_timestamp_seconds"], rows["bytes"]) == ("0", "5000", "9000000000")
-    lines = media_backup.status_lines(site.settings, media_backup.read_reports(site.settings, site.folder / "reports"))
+    lines = reports.status_lines(site.settings, reports.read_reports(site.settings, site.folder / "reports"))
     assert lines[0].startswith("media at local: backup 1970-01-01 01:23 UTC, 7 files, 9.0 GB (FAILED ")
     assert "drill never" in lines[0]
 
 
-def test_a_unit_that_was_killed_counts_as_failed(reports: Callable[..., dict[str, Any]]) -> None:
-    reports({"run": "a", "success": True, "ended": 5000}, 5001, INVOCATION_ID="a")
-    state = reports(None, 6000, INVOCATION_ID="b", SERVICE_RESULT="oom-kill")
+def test_a_unit_that_was_killed_counts_as_failed(told: Callable[..., dict[str, Any]]) -> None:
+    told({"run": "a", "success": True, "ended": 5000}, 5001, INVOCATION_ID="a")
+    state = told(None, 6000, INVOCATION_ID="b", SERVICE_RESULT="oom-kill")
     assert state["success"] is False
     assert "oom-kill" in state["problem"]
     assert state["last_success"] == 5000
 
 
-def test_one_that_made_way_says_nothing(reports: Callable[..., dict[str, Any]]) -> None:
-    assert reports(None, 6000, INVOCATION_ID="b", EXIT_STATUS="75") == {}
+def test_one_that_made_way_says_nothing(told: Callable[..., dict[str, Any]]) -> None:
+    assert told(None, 6000, INVOCATION_ID="b", EXIT_STATUS="75") == {}
 
 
-def test_failures_are_mailed_once_a_day(site: Site, reports: Callable[..., dict[str, Any]]) -> None:
-    day = media_backup.MAIL_PAUSE
+def test_failures_are_mailed_once_a_day(site: Site, told: Callable[..., dict[str, Any]]) -> None:
+    day = reports.MAIL_PAUSE
     bad = {"success": False, "problem": "no room", "ended": 1}
     for number, now in enumerate((day * 9, day * 9 + 3600, day * 10 + 3700)):
-        reports(bad | {"run": str(number)}, now, INVOCATION_ID=str(number))
+        told(bad | {"run": str(number)}, now, INVOCATION_ID=str(number))
     assert len(site.mails) == 2
     assert "the backup of the media at local failed" in site.mails[0]
     assert "no room" in site.mails[0]
-    reports({"run": "g", "success": True, "ended": day * 10 + 4000}, day * 10 + 4000, INVOCATION_ID="g")
-    reports(bad | {"run": "h"}, day * 10 + 5000, INVOCATION_ID="h")
+    told({"run": "g", "success": True, "ended": day * 10 + 4000}, day * 10 + 4000, INVOCATION_ID="g")
+    told(bad | {"run": "h"}, day * 10 + 5000, INVOCATION_ID="h")
     assert len(site.mails) == 3, "it went well in between"
 
 
 def test_root_takes_numbers_and_words_of_the_account_and_no_more(site: Site) -> None:
     path = site.state / "local.backup.json"
     path.write_text(json.dumps({"success": True, "bytes": 3, "problem": "a\x1b[31m\nb" * 1000, "more": {"x": 1}}))
-    left = media_backup.left_result(site.state, "local", "backup")
+    left = reports.left_result(site.state, "local", "backup")
     assert left.keys() == {"success", "bytes", "problem"}
     assert "\x1b" not in left["problem"]
-    assert len(left["problem"]) <= media_backup.SHOWN
+    assert len(left["problem"]) <= SHOWN
     path.unlink()
     path.symlink_to("/etc/passwd")
-    assert media_backup.left_result(site.state, "local", "backup") == {}
+    assert reports.left_result(site.state, "local", "backup") == {}
     path.unlink()
     os.mkfifo(path)
-    assert media_backup.left_result(site.state, "local", "backup") == {}
+    assert reports.left_result(site.state, "local", "backup") == {}
+
+
+def test_only_a_unit_does_the_work_of_a_unit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What root or a person starts by hand would leave files that the account of the copies may not read."""
+    options = media_backup.arguments().parse_args(["backup", "local"])
+    for uid, run in ((0, "a"), (1000, "")):
+        monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
+        monkeypatch.setenv("INVOCATION_ID", run)
+        if not run:
+            monkeypatch.delenv("INVOCATION_ID")
+        with pytest.raises(MediaError, match="systemctl start media-backup@TARGET does it; the targets: local"):
+            media_backup.run_unit(site.settings, options)
+    assert not list(site.state.iterdir())
 
 
 def test_batches_are_bounded() -> None:
     nodes = [Node(str(number), 3 << 29, 0) for number in range(5)]
-    assert [len(batch) for batch in media_backup.batches(nodes)] == [1, 1, 1, 1, 1]
-    small = [Node(str(number), 1, 0) for number in range(media_backup.BATCH_FILES + 1)]
-    assert [len(batch) for batch in media_backup.batches(small)] == [media_backup.BATCH_FILES, 1]
+    assert [len(batch) for batch in batches(nodes)] == [1, 1, 1, 1, 1]
+    small = [Node(str(number), 1, 0) for number in range(BATCH_FILES + 1)]
+    assert [len(batch) for batch in batches(small)] == [BATCH_FILES, 1]

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from module_utils.backup_programs import platform_backup
+from module_utils.backup_programs.files import write_whole
 from roles.backup.files import backup_drill
-from roles.backup_repository.files import platform_backup
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -280,12 +281,11 @@ def test_a_snapshot_that_media_were_restored_from_stays_and_the_others_go(
 
 def test_a_full_disk_of_the_backups_is_seen_by_monitoring(backup: Backup, monkeypatch: pytest.MonkeyPatch) -> None:
     assert platform_backup.main() == 0
-    write = platform_backup.write_whole
 
     def full(path: Path, text: str, mode: int = 0o644) -> None:
         if path.parent.name != "metrics":
             raise OSError(28, "No space left on device")
-        write(path, text, mode)
+        write_whole(path, text, mode)
 
     monkeypatch.setattr(platform_backup, "write_whole", full)
     assert platform_backup.main() == 1
@@ -298,7 +298,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        platform_backup.write_whole(tmp_path / "state", "x")
+        write_whole(tmp_path / "state", "x")
     assert not any(tmp_path.iterdir())
 
 

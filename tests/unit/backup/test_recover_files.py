@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from roles.backup_repository.files import recover_files
-from roles.backup_repository.files.recover_files import FilesError, Source
+from module_utils.backup_programs import recover_files
+from module_utils.backup_programs.files import MediaError, missing_folders
+from module_utils.backup_programs.recover_files import Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +87,7 @@ def test_nothing_is_looked_for_while_the_dataset_is_not_mounted(tmp_path: Path, 
             return LISTED
         return {"mounted": mounted, "mountpoint": f"{media}\n"}[words[-2]]
 
-    with pytest.raises(FilesError, match="tank/media is not mounted, nothing was changed: zfs mount tank/media"):
+    with pytest.raises(MediaError, match="tank/media is not mounted, nothing was changed: zfs mount tank/media"):
         recover_files.sources_of(request, run)
     mounted = "yes\n"
     assert [source.name for source in recover_files.sources_of(request, run)] == ([str(copy)] if folder else [*"bacd"])
@@ -101,7 +102,7 @@ def test_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "documents/../../secret", "", "."])
 def test_names_that_lead_out_of_the_media_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FilesError, match="no name of a file"):
+    with pytest.raises(MediaError, match="no name of a file"):
         recover(tree(tmp_path / "media", {}), [], name)
 
 
@@ -128,7 +129,7 @@ def test_files_get_the_owner_of_the_media_and_links_there_lead_no_further_than_t
     recover(media, sources, PAGE, uid=2000, gid=2000)
     for path in (media / PAGE, (media / PAGE).parent):
         assert (path.stat().st_uid, path.stat().st_gid) == (2000, 2000)
-    with pytest.raises(FilesError, match="Permission denied"):
+    with pytest.raises(MediaError, match="Permission denied"):
         recover(media, sources, "trap/page.png", uid=2000, gid=2000)
     assert not any(outside.iterdir())
     assert os.geteuid() == 0
@@ -141,7 +142,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_file(tmp_path: Path, monkeypatch
         raise OSError(122, "Disk quota exceeded")
 
     monkeypatch.setattr("shutil.copyfileobj", full)
-    with pytest.raises(FilesError, match=f"{PAGE}: Disk quota exceeded"):
+    with pytest.raises(MediaError, match=f"{PAGE}: Disk quota exceeded"):
         recover(media, [Source("copy", copy)], PAGE)
     assert not [path for path in media.glob("**/*") if path.is_file()]
 
@@ -165,7 +166,7 @@ def test_a_file_that_became_a_link_after_it_was_found_is_not_read(
     """A copy of the media may lie where others write."""
     media, copy = tree(tmp_path / "media", {}), tree(tmp_path / "copy", {"d/key": "theirs"})
     secret = tree(tmp_path / "secret", {"key": "root's"})
-    found = recover_files.missing_folders
+    found = missing_folders
 
     def attack(target: Path, source: Path, top: Path) -> list[tuple[Path, int]]:
         folders = found(target, source, top)
@@ -209,5 +210,5 @@ def test_what_is_nowhere_else_is_asked_of_the_copies(tmp_path: Path, dry_run: bo
 
 def test_copies_that_cannot_be_asked_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recover_files, "COPIES", ("sh", "-c", "cat >&2; exit 1"))
-    with pytest.raises(FilesError, match="the copies of the media give nothing: a request"):
+    with pytest.raises(MediaError, match="the copies of the media give nothing: a request"):
         recover_files.ask_copies("a request")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from roles.backup_repository.files import restore_media
-from roles.backup_repository.files.restore_media import Change, MediaError, Snapshot
+from module_utils.backup_programs import restore_media
+from module_utils.backup_programs.files import MediaError
+from module_utils.backup_programs.restore_media import Change, Snapshot
 
 DATASET = "tank/escriptorium/media"
 SNAPSHOTS = [Snapshot(f"{DATASET}@a", 100), Snapshot(f"{DATASET}@b", 200), Snapshot(f"{DATASET}@c", 300)]

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Brings back deleted files of the media from snapshots, a folder or copies. An existing file is never touched.
 
     recover-files < request.json
@@ -13,32 +12,24 @@ root, needs nothing but Python.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import shutil
-import stat
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from .files import Account, MediaError, clean_name, missing_folders, open_below, write_new
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     Run = Callable[..., str]
 
 #: Program that asks the copies of the media.
 COPIES: Final = ("/usr/local/sbin/media-backup", "bring")
-#: What a folder gets whose own mode is not known.
-FOLDER_MODE: Final = 0o755
-
-
-class FilesError(Exception):
-    """The files cannot be brought back; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +44,12 @@ def run(*arguments: str) -> str:
     """Run a program, answer what it prints.
 
     Raises:
-        FilesError: it failed.
+        MediaError: it failed.
 
     """
     done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd="/")
     if done.returncode != 0:
-        raise FilesError(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
+        raise MediaError(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -74,12 +65,12 @@ def snapshots(dataset: str, moment: float, run: Run = run) -> list[Source]:
     """Return the snapshots of a dataset in the order in which they are asked for a file.
 
     Raises:
-        FilesError: it has no place in the tree.
+        MediaError: it has no place in the tree.
 
     """
     place = run("zfs", "get", "-H", "-o", "value", "mountpoint", dataset).strip()
     if not place.startswith("/"):
-        raise FilesError(f"{dataset} is not mounted: its mountpoint is {place}")
+        raise MediaError(f"{dataset} is not mounted: its mountpoint is {place}")
     listed = run("zfs", "list", "-Hp", "-t", "snapshot", "-o", "name,creation", "-d", "1", dataset)
     return [Source(name, Path(place, ".zfs", "snapshot", name)) for name in in_order(listed, moment)]
 
@@ -88,114 +79,33 @@ def ask_for_place(dataset: str, run: Run = run) -> None:
     """Ask whether a dataset is where its files are seen: else files would be written below it, and keep it from there.
 
     Raises:
-        FilesError: it is not, or nobody can say.
+        MediaError: it is not, or nobody can say.
 
     """
     if run("zfs", "get", "-H", "-o", "value", "mounted", dataset).strip() != "yes":
-        raise FilesError(f"{dataset} is not mounted, nothing was changed: zfs mount {dataset}")
+        raise MediaError(f"{dataset} is not mounted, nothing was changed: zfs mount {dataset}")
 
 
-def clean_name(name: str) -> PurePosixPath:
-    """Return the name of a file below the media.
-
-    Raises:
-        FilesError: it leads out of them.
-
-    """
-    path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
-        raise FilesError(f"{name!r} is no name of a file below the media folder")
-    return path
-
-
-def open_file(folder: Path, name: PurePosixPath) -> BinaryIO | None:
-    """Open a plain file below a folder; None where there is none, or a link is on the way, which may lead elsewhere."""
-    *parents, last = name.parts
-    with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
-        place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        opened.callback(os.close, place)
-        for parent in parents:
-            place = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
-            opened.callback(os.close, place)
-        handle = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
-        if stat.S_ISREG(os.fstat(handle).st_mode):
-            return os.fdopen(handle, "rb")
-        os.close(handle)
-    return None
-
-
-def look_up(sources: Sequence[Source], name: PurePosixPath) -> tuple[Source, BinaryIO] | None:
+def look_up(sources: Sequence[Source], name: str) -> tuple[Source, BinaryIO] | None:
     """Return the first source that has a file, and the file, open: what its name leads to may change."""
     for source in sources:
-        if (content := open_file(source.folder, name)) is not None:
+        if (content := open_below(source.folder, name)) is not None:
             return source, content
     return None
-
-
-@contextlib.contextmanager
-def acting_as(uid: int, gid: int) -> Iterator[None]:
-    """Write as the owner of the media: a link that somebody has put there leads no further than that owner may go."""
-    before = os.geteuid(), os.getegid()
-    if before == (uid, gid):
-        yield
-        return
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(gid)
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(before[0])
-        os.setegid(before[1])
-        os.setgroups(groups)
-
-
-def missing_folders(target: Path, source: Path, media: Path) -> list[tuple[Path, int]]:
-    """Return the folders that a file needs and that are not there, the outermost first, with the modes they had."""
-    found = []
-    while target != media and not target.is_dir():
-        found.append((target, stat.S_IMODE(source.stat().st_mode) if source.is_dir() else FOLDER_MODE))
-        target, source = target.parent, source.parent
-    return found[::-1]
-
-
-def copy_file(content: BinaryIO, source: Path, target: Path, media: Path, owner: tuple[int, int]) -> None:
-    """Copy one file, which is open, to where there is none; its folders get the modes that they have at the source.
-
-    It gets its name when it is whole, and only if nobody has made one of that name meanwhile.
-    """
-    folders = missing_folders(target.parent, source.parent, media)
-    with acting_as(*owner):
-        status = os.fstat(content.fileno())
-        for folder, mode in folders:
-            folder.mkdir(exist_ok=True)
-            folder.chmod(mode)
-        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=".recover-")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                shutil.copyfileobj(content, stream, 1 << 20)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(partial, stat.S_IMODE(status.st_mode) & 0o777)  # noqa: PTH101 - a name, not a path object
-            os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
-            os.link(partial, target)
-        finally:
-            os.unlink(partial)  # noqa: PTH108 - as above
 
 
 def recover(request: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any]:
     """Copy the files of a request that are not there; answers what was done.
 
     Raises:
-        FilesError: a file could not be written; those before it are there.
+        MediaError: a file could not be written; those before it are there.
 
     """
-    media, owner = Path(request["media"]), (int(request["uid"]), int(request["gid"]))
+    media, owner = Path(request["media"]), Account(int(request["uid"]), int(request["gid"]))
     result: dict[str, Any] = {"copied": 0, "bytes": 0, "there": 0, "missing": []}
     counts: Counter[str] = Counter()
     if not media.is_dir():
-        raise FilesError(f"the media folder {media} is not there")
+        raise MediaError(f"the media folder {media} is not there")
     for name in dict.fromkeys(request["files"]):
         target = media / clean_name(name)
         if os.path.lexists(target):
@@ -210,12 +120,13 @@ def recover(request: dict[str, Any], sources: Sequence[Source]) -> dict[str, Any
             with content:
                 size = os.fstat(content.fileno()).st_size
                 if not request.get("dry_run"):
-                    copy_file(content, source.folder / clean_name(name), target, media, owner)
+                    folders = missing_folders(target.parent, (source.folder / clean_name(name)).parent, media)
+                    write_new(content, target, folders, owner)
         except FileExistsError:
             result["there"] += 1
             continue
         except OSError as error:
-            raise FilesError(f"{name}: {error.strerror}; {result['copied']} files before it are there") from error
+            raise MediaError(f"{name}: {error.strerror}; {result['copied']} files before it are there") from error
         result["copied"] += 1
         result["bytes"] += size
         counts[source.name] += 1
@@ -226,7 +137,7 @@ def sources_of(request: dict[str, Any], run: Run = run) -> list[Source]:
     """Return where a request wants files to be looked for; nowhere is possible.
 
     Raises:
-        FilesError: it is not there, or the media are not.
+        MediaError: it is not there, or the media are not.
 
     """
     if request.get("dataset"):
@@ -234,8 +145,8 @@ def sources_of(request: dict[str, Any], run: Run = run) -> list[Source]:
     if request.get("folder"):
         folder = Path(request["folder"])
         if not folder.is_dir():
-            raise FilesError(f"the folder {folder} (recover_files_from) is not there")
-        return [Source(str(folder), folder)]
+            raise MediaError(f"the folder {folder} (recover_files_from) is not there")
+        return [Source(str(folder), folder.resolve())]
     return snapshots(request["dataset"], float(request["moment"]), run) if request.get("dataset") else []
 
 
@@ -243,12 +154,12 @@ def ask_copies(text: str) -> str:
     """Answer what media-backup says to a request.
 
     Raises:
-        FilesError: it failed.
+        MediaError: it failed.
 
     """
     done = subprocess.run(COPIES, check=False, capture_output=True, text=True, input=text, cwd="/")
     if done.returncode != 0:
-        raise FilesError(f"the copies of the media give nothing: {done.stderr.strip()}")
+        raise MediaError(f"the copies of the media give nothing: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -258,7 +169,7 @@ def recover_from_copies(
     """Have what was found nowhere looked for in the copies of the media; answers what was done altogether.
 
     Raises:
-        FilesError: they cannot be asked, or a file could not be written; those before it are there.
+        MediaError: they cannot be asked, or a file could not be written; those before it are there.
 
     """
     if not request.get("copies") or not result["missing"]:
@@ -275,12 +186,8 @@ def main() -> int:
     try:
         request: dict[str, Any] = json.loads(sys.stdin.read())
         result = recover_from_copies(request, recover(request, sources_of(request)))
-    except (FilesError, OSError, ValueError, KeyError) as error:
+    except (MediaError, OSError, ValueError, KeyError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Takes the media of eScriptorium back to a moment, where they lie on a ZFS dataset. Nothing is destroyed.
 
     restore-media DATASET SECONDS [--dry-run]
@@ -13,7 +12,6 @@ moment nothing more is done then. Prints the result as JSON. Runs as root, needs
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import json
 import os
@@ -27,8 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from .files import Account, MediaError, acting_as, open_folder
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     Run = Callable[..., str]
 
@@ -38,10 +38,6 @@ MARK: Final = "escriptorium:restoring"
 NOT_COPIED: Final = frozenset({"mountpoint", "canmount", MARK})
 #: What a file says that cannot be copied because of what it is, or of what stands in its way.
 IN_THE_WAY: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOENT})
-
-
-class MediaError(Exception):
-    """The media cannot be taken back; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -110,43 +106,6 @@ def parse_diff(shown: str) -> Iterator[Change]:
             yield Change(float(moment), kind, unescape(renamed[0] if renamed else path))
 
 
-@contextlib.contextmanager
-def acting_as(uid: int, gid: int) -> Iterator[None]:
-    """Read and write as the owner of the media, who can lead nobody further than he may go himself."""
-    before, groups = (os.geteuid(), os.getegid()), os.getgroups()
-    if before == (uid, gid):
-        yield
-        return
-    os.setgroups([])
-    os.setegid(gid)
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(before[0])
-        os.setegid(before[1])
-        os.setgroups(groups)
-
-
-@contextlib.contextmanager
-def open_folder(tree: Path, names: Sequence[str], like: int | None = None) -> Iterator[int]:
-    """Open a folder below a tree without following a link; with ``like``, another tree, make what is missing."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-    with contextlib.ExitStack() as opened:
-        folder = os.open(tree, flags)
-        opened.callback(os.close, folder)
-        for name in names:
-            if like is not None:
-                like = os.open(name, flags, dir_fd=like)
-                opened.callback(os.close, like)
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, dir_fd=folder)
-                    os.chmod(name, stat.S_IMODE(os.fstat(like).st_mode), dir_fd=folder)
-            folder = os.open(name, flags, dir_fd=folder)
-            opened.callback(os.close, folder)
-        yield folder
-
-
 def copy_changes(changes: Iterable[Change], source: Path, target: Path, moment: float) -> dict[str, int]:
     """Copy files that were written up to a moment from the old tree into the new one, as the owner of the old one.
 
@@ -156,7 +115,7 @@ def copy_changes(changes: Iterable[Change], source: Path, target: Path, moment: 
     """
     counts = {"copied": 0, "stay_older": 0, "left_out": 0}
     owner = source.stat()
-    with acting_as(owner.st_uid, owner.st_gid):
+    with acting_as(Account(owner.st_uid, owner.st_gid)):
         for change in changes:
             if change.kind == "-":
                 continue
@@ -361,7 +320,3 @@ def main() -> int:
         return 1
     sys.stdout.write(json.dumps(result) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Makes a backup of the platform: database, a snapshot of the media where they lie on ZFS, and the packed releases.
 
     platform-backup full|diff|incr [--release NAME]
@@ -18,10 +17,11 @@ import os
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import IO, Any, Final
+
+from .files import write_whole
 
 SETTINGS: Final = Path("/etc/pgbackrest/backup.json")
 #: Snapshots of this program; others on the same dataset are left alone.
@@ -47,21 +47,6 @@ def run(*arguments: str, user: str | None = None) -> str:
         said = (done.stderr.strip() + "\n" + done.stdout.strip()).strip()
         raise BackupError(f"{' '.join(arguments[:4])} failed ({done.returncode}):\n{said[-3000:]}")
     return done.stdout
-
-
-def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace a file in one step: nobody ever reads half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            os.fchmod(handle, mode)
-            stream.flush()
-            os.fsync(handle)
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink()
-        raise
 
 
 def newest_backup(info: str, stanza: str) -> dict[str, Any]:
@@ -300,7 +285,3 @@ def main() -> int:
         sys.stderr.write(f"the state of the backups is not kept: {error}\n")
         status = 1
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())
