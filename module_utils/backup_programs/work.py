@@ -136,12 +136,15 @@ class Work:
         if not self.media.is_dir():
             raise MediaError(f"{self.media} is not there: is it mounted?")
         self.open()
-        # Also on a new host: the newest copy would be one of nothing, just when another one is needed.
-        if not any(self.media.iterdir()) and self.restic.snapshots():
-            raise MediaError(
-                f"{self.media} is empty, and there are copies: is it mounted? To bring back what was there: "
-                "media-backup restore $(date +%s --date MOMENT)"
-            )
+        if not any(self.media.iterdir()):
+            # Also on a new host: the newest copy would be one of nothing, just when another one is needed.
+            if self.restic.snapshots():
+                raise MediaError(
+                    f"{self.media} is empty, and there are copies: is it mounted? To bring back what was there: "
+                    "media-backup restore $(date +%s --date MOMENT)"
+                )
+            # A platform on its first day. restic makes no copy of nothing, and calls that an error.
+            return {"snapshot": "", "files": 0, "bytes": 0, "added_bytes": 0, "gone_meanwhile": 0}
         # Only what a process has left that is gone: restic asks for that itself.
         self.restic.ask("unlock")
         if self.state.get("unfinished"):
@@ -232,7 +235,9 @@ class Work:
         self.keep(part=part)
         snapshots = in_order(self.restic.snapshots(), time.time())
         if not snapshots:
-            raise MediaError("there is no copy yet")
+            if any(self.media.iterdir()):
+                raise MediaError("there is no copy yet")
+            return {"snapshot": "", "part": f"{part}/{parts}", "compared": 0, "sample": 0}
         sample = self._sample(snapshots[0])
         compared = self._compare(snapshots[0], sample)
         return {

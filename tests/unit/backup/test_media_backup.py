@@ -194,7 +194,7 @@ def test_the_first_day_of_a_platform_is_no_failure(site: Site) -> None:
     assert site.work().drill()["compared"] == 0
     assert site.work().prune()["copies"] == 0
     tree(site.media, TREE)
-    with pytest.raises(MediaBackupError, match="there is no copy yet"):
+    with pytest.raises(MediaError, match="there is no copy yet"):
         site.work().drill()
     assert site.backup()["files"] == len(TREE)
     assert site.work().drill()["compared"] == len(TREE)
