@@ -89,7 +89,9 @@ def answer(settings: Mapping[str, Any], options: argparse.Namespace) -> dict[str
         return bring_database(settings, restics[0], REPORTS, moment)
     copies = Copies(settings, restics, Path(settings["scratch"]), owner)
     if options.command == "restore":
-        return copies.restore(options.moment, dry_run=options.dry_run)
+        began = time.monotonic()
+        done = copies.restore(options.moment, dry_run=options.dry_run)
+        return {**done, "seconds": round(time.monotonic() - began, 1)}
     if options.command == "bring":
         request = json.loads(sys.stdin.read())
         return copies.bring(request["files"], float(request["moment"]), dry_run=bool(request.get("dry_run"))).shown()
