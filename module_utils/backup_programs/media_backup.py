@@ -86,7 +86,9 @@ def answer(settings: Mapping[str, Any], options: argparse.Namespace) -> dict[str
         raise MediaError(f"there is no target {wanted}; the targets: {known}")
     if options.command == "rebuild":
         moment = time.time() if options.moment is None else options.moment
-        return bring_database(settings, restics[0], REPORTS, moment)
+        done = bring_database(settings, restics[0], REPORTS, moment)
+        # A site without any images has no copy of media.
+        return {**done, "media": any(one.made <= moment for one in restics[0].snapshots())}
     copies = Copies(settings, restics, Path(settings["scratch"]), owner)
     if options.command == "restore":
         began = time.monotonic()

@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.scenario("backup"), pytest.mark.fault]
 
 MEDIA = "/srv/escriptorium/media"
 NOTE = "/var/lib/media-backup-reports/rebuild.json"
+HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 LOCAL = {"name": "local", "type": "directory", "path": "/srv/escriptorium-backups/media"}
 ARCHIVED = "SELECT count(*) AS left FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
 
@@ -38,7 +39,7 @@ class Elsewhere:
         command = ["docker", "run", "--detach", *place, "--entrypoint", "sh", storage["node_image"], "-c", program]
         subprocess.run(command, check=True, capture_output=True)
         self.run("useradd --create-home --shell /bin/sh htr && install -d -o htr -m 700 /home/htr/.ssh /backups")
-        key = wait_for("its host key", lambda: self.run("cat /etc/ssh/ssh_host_ed25519_key.pub"), timeout=30)
+        key = wait_for("its host key", lambda: self.run(f"[ ! -e {HOST_KEY} ] || cat {HOST_KEY}") or None, timeout=30)
         self.target = {
             "name": "elsewhere",
             "type": "sftp",

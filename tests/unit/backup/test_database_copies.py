@@ -434,6 +434,24 @@ def test_why_a_copy_waits_is_shown_until_the_next_one(pair: Pair, monkeypatch: p
     assert "database_waits" not in after
 
 
+@needs_restic
+def test_a_site_without_images_comes_back_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media_backup, "as_root", lambda _: pair.restics)
+    monkeypatch.setattr(media_backup, "REPORTS", pair.reports)
+    pair.settings |= {"uid": os.geteuid(), "gid": os.getegid()}
+    shutil.rmtree(pair.media)
+    pair.media.mkdir()
+    pair.backup()
+    pair.lose_all()
+    options = media_backup.arguments().parse_args(["rebuild", "elsewhere"])
+    assert media_backup.answer(pair.settings, options)["media"] is False
+    assert pair.found() == REPOSITORY
+    tree(pair.media, TREE)
+    pair.backup()
+    again = media_backup.answer(pair.settings, options)
+    assert (again["again"], again["media"]) == (True, True)
+
+
 def test_a_target_that_is_not_there_is_named(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media_backup, "as_root", lambda _: pair.restics)
     pair.settings |= {"uid": os.geteuid(), "gid": os.getegid()}
