@@ -1,4 +1,4 @@
-"""Where copies of the media go: the targets of a site as its units need them, and what is wrong with them.
+"""Where copies of media and database go: the targets of a site as its units need them, and what is wrong with them.
 
 No Ansible import. ``backup_targets`` is declared in platform_variables.py; the role media_backup takes what ``targets``
 makes of it. Why each thing is as it is: docs/decisions/0036-media-backups.md.
@@ -42,7 +42,7 @@ OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {
     "s3": ("path", "region"),
     "rest": (),
 }
-FOR_ALL: Final = ("name", "type", "append_only", "limit_upload", "calendar")
+FOR_ALL: Final = ("name", "type", "append_only", "limit_upload", "calendar", "database")
 #: Which parts of a login a type needs; rest may do without, where the server lets in by address.
 LOGINS: Final[Mapping[str, str]] = {"s3": "needed", "rest": "possible"}
 #: Names of other things among the backups.
@@ -89,10 +89,20 @@ def targets(
         return []
     if given is None:
         given = [{"name": LOCAL, "type": "directory", "path": f"{backups}/media"}] if backend == "directory" else []
-    return [_target(one, one["name"] in logins) for one in given]
+    return [_target(one, one["name"] in logins, backups) for one in given]
 
 
-def _target(one: Mapping[str, Any], login: bool) -> dict[str, Any]:
+def _yes(value: object) -> bool:
+    return str(value).lower() in ("true", "yes", "on", "1")
+
+
+def _takes_database(one: Mapping[str, Any], backups: str) -> bool:
+    """Whether the backups of the database are copied to a target: not beside themselves."""
+    beside = one["type"] == "directory" and PurePosixPath(backups) in PurePosixPath(str(one["path"])).parents
+    return _yes(one.get("database", not beside))
+
+
+def _target(one: Mapping[str, Any], login: bool, backups: str) -> dict[str, Any]:
     host, repository = _place(one)
     return {
         "name": str(one["name"]),
@@ -104,9 +114,10 @@ def _target(one: Mapping[str, Any], login: bool) -> dict[str, Any]:
         "user": str(one.get("user", "")),
         "host_key": str(one.get("host_key", "")),
         "region": str(one.get("region", "")),
-        "append_only": str(one.get("append_only", False)).lower() in ("true", "yes", "on", "1"),
+        "append_only": _yes(one.get("append_only", False)),
         "limit_upload": int(one.get("limit_upload", 0)),
         "calendar": str(one.get("calendar", "hourly")),
+        "database": _takes_database(one, backups),
         "login": login,
         # None: known by its name only, so that nobody can be shut out.
         "networks": reach([host]) if host else [],
@@ -289,6 +300,10 @@ def _place_problems(host: str, given: Sequence[Any], shared: str) -> Iterator[Pr
         elif place == backups or any(place == backups / name or backups / name in place.parents for name in TAKEN):
             mend = f"write {backups}/media, or a folder on another disk"
             yield Problem(host, path, found, "a folder of its own: other backups lie there", mend)
+        elif backups in place.parents and one.get("database") not in (None, UNRESOLVED) and _yes(one["database"]):
+            mend = "take it out, or write a folder on another disk"
+            beside = "the backups of the database, beside themselves"
+            yield Problem(host, f"{TARGETS}[{index}].database", beside, "a place elsewhere", mend)
         for other, taken in before:
             if place == taken or taken in place.parents or place in taken.parents:
                 wanted = f"a folder apart from that of {TARGETS}[{other}]"

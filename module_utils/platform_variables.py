@@ -223,7 +223,7 @@ SITE_VARIABLES: tuple[Variable, ...] = (
     Variable(
         "backup_targets",
         "list",
-        "Where copies of the media go, encrypted, each hour: folders of the storage host, and other machines "
+        "Where copies of media and database go, encrypted, each hour: folders of the storage host, and other machines "
         "(docs/backup.md). Unset: one folder beside the shared tree with storage_backend directory, none with zfs, "
         "where snapshots are the first line.",
         example=[{"name": "local", "type": "directory", "path": "/srv/escriptorium-backups/media"}],
@@ -253,6 +253,11 @@ SITE_VARIABLES: tuple[Variable, ...] = (
                     "append_only",
                     "bool",
                     "The target takes copies and forgets none: no old ones are removed from here.",
+                ),
+                Variable(
+                    "database",
+                    "bool",
+                    "The backups of the database are copied there too. Unset: yes, but not to a folder beside them.",
                 ),
                 Variable("limit_upload", "int", "Most that is sent there. Unit: KiB/s; 0: no limit.", example=2000),
                 Variable(

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .files import Account, MediaError, acting_as, clean_name, missing_folders, open_below, write_new
-from .reports import day
+from .files import Account, MediaError, acting_as, clean_name, day, missing_folders, open_below, write_new
 from .restic import BATCH_FILES, Node, Restic, Snapshot, batches, in_order
 
 if TYPE_CHECKING:

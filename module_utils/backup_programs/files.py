@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -29,6 +30,11 @@ class Account:
 
     uid: int
     gid: int
+
+
+def day(moment: float) -> str:
+    """Return a moment (seconds since 1970) as people read it; 0 is never."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment)) if moment else "never"
 
 
 def clean_name(name: str) -> str:

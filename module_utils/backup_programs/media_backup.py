@@ -1,11 +1,14 @@
-"""Backs up the media with restic, proves that they come back, and brings them back. An existing file is never lost.
+"""Copies media and the database's backups with restic, proves that they come back, and brings them back.
+
+An existing file is never lost.
 
     media-backup backup|prune|drill TARGET              what the units do, as the account of the backups
     media-backup report TARGET VERB                     what they do at their end, as root: metrics, state, mail
     media-backup status [--json]                        what became of each
     media-backup nearest MOMENT                         the newest copy that is not younger
     media-backup bring < request.json                   files that are not there, of the copy nearest to a moment
-    media-backup restore MOMENT [--dry-run]             all files as they were
+    media-backup restore MOMENT [--from TARGET] [--dry-run]    all files as they were
+    media-backup rebuild TARGET [--moment MOMENT]       the database's backups, on a new host, with releases and secrets
     media-backup restic TARGET ARGUMENT...              restic itself
 
 MOMENT is in seconds since 1970. A request of ``bring`` holds ``files`` (names below the media), ``moment`` and
@@ -29,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .bring import Copies
 from .files import Account, MediaError
+from .rebuild import bring_database
 from .reports import REPORTS, STATE, VERBS, read_reports, report, status_lines
 from .restic import Restic
 from .work import work
@@ -61,7 +65,11 @@ def arguments() -> argparse.ArgumentParser:
     commands.add_parser("bring")
     one = commands.add_parser("restore")
     one.add_argument("moment", type=float)
+    one.add_argument("--from", dest="target", help="only from this target")
     one.add_argument("--dry-run", action="store_true")
+    one = commands.add_parser("rebuild")
+    one.add_argument("target")
+    one.add_argument("--moment", type=float)
     one = commands.add_parser("restic")
     one.add_argument("target")
     one.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -71,9 +79,21 @@ def arguments() -> argparse.ArgumentParser:
 def answer(settings: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Do what root asks for; answers what is printed."""
     owner = Account(int(settings["uid"]), int(settings["gid"]))
-    copies = Copies(settings, as_root(settings), Path(settings["scratch"]), owner)
+    wanted = getattr(options, "target", None)
+    restics = [one for one in as_root(settings) if wanted in (None, one.target["name"])]
+    if not restics:
+        known = ", ".join(one["name"] for one in settings["targets"])
+        raise MediaError(f"there is no target {wanted}; the targets: {known}")
+    if options.command == "rebuild":
+        moment = time.time() if options.moment is None else options.moment
+        done = bring_database(settings, restics[0], REPORTS, moment)
+        # A site without any images has no copy of media.
+        return {**done, "media": any(one.made <= moment for one in restics[0].snapshots())}
+    copies = Copies(settings, restics, Path(settings["scratch"]), owner)
     if options.command == "restore":
-        return copies.restore(options.moment, dry_run=options.dry_run)
+        began = time.monotonic()
+        done = copies.restore(options.moment, dry_run=options.dry_run)
+        return {**done, "seconds": round(time.monotonic() - began, 1)}
     if options.command == "bring":
         request = json.loads(sys.stdin.read())
         return copies.bring(request["files"], float(request["moment"]), dry_run=bool(request.get("dry_run"))).shown()
@@ -104,7 +124,7 @@ def main() -> int:
             report(settings, options.target, options.verb, time.time())
         elif options.command == "status":
             state = read_reports(settings, REPORTS)
-            lines = [json.dumps(state)] if options.json else status_lines(settings, state)
+            lines = [json.dumps(state)] if options.json else status_lines(settings, state, time.time())
             sys.stdout.writelines(f"{line}\n" for line in lines)
         elif options.command == "restic":
             restic = next(one for one in as_root(settings) if one.target["name"] == options.target)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from .files import write_whole
+from .locks import InUseError, backups_held
 
 SETTINGS: Final = Path("/etc/pgbackrest/backup.json")
 #: Snapshots of this program; others on the same dataset are left alone.
@@ -184,7 +185,12 @@ def make_backup(settings: dict[str, Any], kind: str, release: str | None) -> dic
     """
     stanza, user, root = settings["stanza"], settings["user"], Path(settings["path"])
     started = time.time()
-    run("pgbackrest", f"--stanza={stanza}", f"--type={kind}", "--log-level-console=warn", "backup", user=user)
+    # It removes old ones too. What copies them elsewhere meanwhile would have a list of backups without their files.
+    try:
+        with backups_held(root, float(settings["patience"]), changes=True):
+            run("pgbackrest", f"--stanza={stanza}", f"--type={kind}", "--log-level-console=warn", "backup", user=user)
+    except InUseError as error:
+        raise BackupError(f"{error}: media-backup status, journalctl -u 'media-backup@*'") from error
     info = run("pgbackrest", f"--stanza={stanza}", "--output=json", "info", user=user)
     backup = newest_backup(info, stanza)
 

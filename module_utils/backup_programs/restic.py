@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
 
 #: All copies are of one host, whatever its name is today: restic compares with the last one of the same.
 HOST: Final = "escriptorium"
+#: What a copy is of; its tag. Earlier versions copied media only, and gave no tag.
+DATABASE: Final = "database"
+MEDIA: Final = "media"
+#: Exit status of `restic backup` that has made a copy without some files.
+INCOMPLETE: Final = 3
 SHOWN: Final = 1500
 #: What one call of restic brings back at most: names of a command line, and room beside the media. Unit: items, bytes
 BATCH_FILES: Final = 500
@@ -37,11 +44,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy: restic's name of it, of its content, and when it was made (seconds since 1970)."""
+    """A copy: restic's name of it, of its content, when it was made (seconds since 1970), and what it is of."""
 
     name: str
     tree: str
     made: float
+    kind: str = MEDIA
 
 
 def seconds(text: str) -> float:
@@ -62,6 +70,25 @@ def in_order(snapshots: Iterable[Snapshot], moment: float) -> list[Snapshot]:
     every = sorted(snapshots, key=lambda snapshot: snapshot.made)
     before = [snapshot for snapshot in every if snapshot.made <= moment]
     return before[::-1] + every[len(before) :]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A copy that was made: restic's name of it, what is in it, what it has added, and what went meanwhile."""
+
+    snapshot: str
+    files: int
+    bytes: int
+    added_bytes: int
+    gone_meanwhile: int
+
+
+class TooLongError(MediaError):
+    """A copy had no time to be whole."""
+
+
+class LacksFilesError(MediaError):
+    """A copy was made, without files that cannot be read."""
 
 
 class Restic:
@@ -140,8 +167,8 @@ class Restic:
             **as_account,
         )
 
-    def run(self, *arguments: str, folder: str = "/") -> tuple[int, str, str]:
-        """Run restic; answers its exit status, what it prints, and what it says.
+    def run(self, *arguments: str, folder: str = "/", most: float | None = None) -> tuple[int, str, str]:
+        """Run restic for so many seconds at most; answers its exit status, what it prints, and what it says.
 
         Raises:
             MediaError: it was ended, since nothing has moved any more.
@@ -149,7 +176,7 @@ class Restic:
         """
         with self.start(*arguments, folder=folder) as process:
             try:
-                output, said = communicate(process)
+                output, said = communicate(process, most)
             except StalledError as error:
                 raise MediaError(
                     f"{self.target['name']} takes no more: nothing has moved for {STALLED / 60:.0f} minutes. The next "
@@ -174,10 +201,47 @@ class Restic:
         status, output, said = self.run("--no-lock", "cat", "config")
         return (str(json.loads(output)["id"]), "") if status == 0 else ("", said.strip())
 
-    def snapshots(self) -> list[Snapshot]:
-        """Return all copies."""
+    def snapshots(self, kind: str = MEDIA) -> list[Snapshot]:
+        """Return all copies of a kind."""
         found = json.loads(self.ask("--no-lock", "snapshots", "--json", "--host", HOST)) or []
-        return [Snapshot(one["id"], one["tree"], seconds(one["time"])) for one in found]
+        every = [
+            Snapshot(
+                one["id"], one["tree"], seconds(one["time"]), DATABASE if DATABASE in (one.get("tags") or ()) else MEDIA
+            )
+            for one in found
+        ]
+        return [one for one in every if one.kind == kind]
+
+    def copy(self, kind: str, folder: Path, names: Sequence[str], *options: str, most: float | None = None) -> Copied:
+        """Copy what lies below a folder, as one copy of a kind, in so many seconds at most.
+
+        Raises:
+            MediaError: no copy was made.
+            LacksFilesError: one was made without some files.
+            TooLongError: the time was over; the next one goes on with what was sent.
+
+        """
+        words = ("--json", "--host", HOST, "--tag", kind, "--one-file-system", *options, *names)
+        began = time.monotonic()
+        status, output, said = self.run("backup", *words, folder=str(folder), most=most)
+        summary = _last(output, "summary")
+        if not summary and most is not None and time.monotonic() - began >= most:
+            raise TooLongError(f"it took longer than {most:.0f} s")
+        if status not in (0, INCOMPLETE) or not summary:
+            raise MediaError(f"restic backup failed ({status}): {said.strip()[-SHOWN:]}")
+        unread, gone = not_read(said, folder)
+        if unread:
+            raise LacksFilesError(
+                f"the copy {summary['snapshot_id']} lacks {len(unread)} files that cannot be read: "
+                f"{'; '.join(unread[:5])}"
+            )
+        return Copied(
+            str(summary["snapshot_id"]),
+            int(summary["total_files_processed"]),
+            int(summary["total_bytes_processed"]),
+            int(summary["data_added"]),
+            gone,
+        )
 
     def files(self, snapshot: Snapshot, folders: Sequence[str] = ()) -> Iterator[Node]:
         """Yield the files of a copy; with folders, those that lie in one of them.
@@ -207,6 +271,32 @@ class Restic:
         """
         wanted = [word for name in names for word in ("--include", pattern(f"/{name}"))]
         self.ask("--no-lock", "restore", snapshot.name, "--target", str(place), "--verify", *wanted)
+
+
+def not_read(said: str, folder: Path) -> tuple[list[str], int]:
+    """Return which files below a folder could not be read, and how many were removed while restic came by.
+
+    Of some errors restic says nothing but which file it was: one that is not there any more was removed.
+    """
+    unread, gone = [], 0
+    for line in said.splitlines():
+        if line.startswith("{") and (message := json.loads(line)).get("message_type") == "error":
+            error = message.get("error") or {}
+            text = error.get("message", "") or str(error)
+            item = message.get("item", "")
+            gone_since = not error and not os.path.lexists(folder / item)
+            if error.get("Err") == errno.ENOENT or "no such file or directory" in text or gone_since:
+                gone += 1
+            else:
+                unread.append(f"{item}: {text}"[:200])
+    return unread, gone
+
+
+def _last(output: str, kind: str) -> dict[str, Any]:
+    """Return the last message of a kind that restic has printed; nothing where there is none."""
+    found = [json.loads(line) for line in output.splitlines() if line.startswith("{") and f'"{kind}"' in line]
+    messages: list[dict[str, Any]] = [message for message in found if message.get("message_type") == kind]
+    return messages[-1] if messages else {}
 
 
 def _quoted(text: str) -> str:

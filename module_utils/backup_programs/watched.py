@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -30,18 +32,23 @@ def moved(process: int) -> tuple[int, float]:
     return int(counters["rchar"]) + int(counters["wchar"]), sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
 
-def communicate(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Wait for the end of a process; answers what it printed, and what it said.
+def communicate(process: subprocess.Popen[str], most: float | None = None) -> tuple[str, str]:
+    """Wait for the end of a process, which is asked for after ``most`` seconds; answers what it printed, and said.
 
     Raises:
         StalledError: nothing has moved for STALLED seconds.
 
     """
     before, since = moved(process.pid), time.monotonic()
+    end = math.inf if most is None else since + most
     while True:
         try:
-            return process.communicate(timeout=min(60, STALLED / 4))
+            return process.communicate(timeout=max(0, min(60, STALLED / 4, end - time.monotonic())))
         except subprocess.TimeoutExpired:
+            if time.monotonic() >= end:
+                # It takes its lock away.
+                process.send_signal(signal.SIGINT)
+                end = math.inf
             now = moved(process.pid)
             if now[0] - before[0] >= MOVED_BYTES or now[1] - before[1] >= MOVED_SECONDS:
                 before, since = now, time.monotonic()

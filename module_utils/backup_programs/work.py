@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import fnmatch
 import json
 import os
-import random
 import re
 import sys
 import tempfile
@@ -16,9 +12,23 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .files import MediaError, digest_of, open_below, write_whole
+from .files import MediaError, write_whole
+from .locks import REPOSITORY, InUseError, backups_held, only_one
+from .proofs import LISTS, UNFINISHED_BACKUPS, compare, sample, settled
 from .refusals import refusal
-from .restic import HOST, SHOWN, Node, Restic, Snapshot, batches, in_order, pattern
+from .restic import (
+    DATABASE,
+    HOST,
+    MEDIA,
+    SHOWN,
+    Copied,
+    LacksFilesError,
+    Restic,
+    Snapshot,
+    TooLongError,
+    in_order,
+    pattern,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,39 +41,15 @@ PATIENCE: Final = {"backup": 0, "prune": 6 * 3600, "drill": 6 * 3600}
 #: have it. After half an hour it counts no more. Unit: s
 LOCKED: Final = 31 * 60
 LOCKED_PAUSE: Final = 30.0
-#: Exit status of `restic backup` that has made a copy without some files.
-INCOMPLETE: Final = 3
+#: How long a copy waits for a backup of the database that is made; the next hour copies again. Unit: s
+PATIENCE_FOR_BACKUPS: Final = 900
+#: What is copied with the backups of the database, below their folder.
+PARTS: Final = (REPOSITORY, "records", "releases", "secrets")
 #: What easy-thumbnails adds to the name of an image: page.jpg -> page.jpg.180x180_q85_crop.jpg
 THUMBNAIL: Final = "*.*.[0-9]*x[0-9]*_q[0-9]*.*"
 _ADDED: Final = re.compile(r"\.(?=[0-9]+x[0-9]+_q[0-9])")
 #: Files that are written beside their places, by this program and by recover-files.
 UNFINISHED: Final = (".recover-*", ".restored-*")
-
-
-class InUseError(MediaError):
-    """Another one is at work on that target."""
-
-
-@contextlib.contextmanager
-def only_one(folder: Path, target: str, patience: float = 0) -> Iterator[None]:
-    """Keep others away from a target meanwhile; wait for one that is there so many seconds.
-
-    Raises:
-        InUseError: another one is still at work there.
-
-    """
-    deadline = time.monotonic() + patience
-    handle = os.open(folder / f"{target}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(handle, "w") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise InUseError(f"another one is at work on {target}") from None
-                time.sleep(1)
-        yield
 
 
 def lookalikes(media: Path) -> Iterator[str]:
@@ -84,13 +70,18 @@ def excluded(media: Path) -> str:
     return "\n".join([f"{media}/documents/**/{THUMBNAIL}", *UNFINISHED, *kept]) + "\n"
 
 
+def has_backups(backups: Path) -> bool:
+    """Whether a repository of pgBackRest holds any backup."""
+    return any((backups / REPOSITORY).glob("backup/*/*F/backup.manifest"))
+
+
 class Work:
     """One run of a unit on one target; ``state`` is what earlier ones have left."""
 
     def __init__(self, settings: Mapping[str, Any], restic: Restic, folder: Path) -> None:
         self.settings, self.restic, self.folder = settings, restic, folder
         self.target: Mapping[str, Any] = restic.target
-        self.media = Path(settings["media"])
+        self.media, self.backups = Path(settings["media"]), Path(settings.get("backups", ""))
         self.path = folder / f"{self.target['name']}.json"
         self.state: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
@@ -127,7 +118,60 @@ class Work:
             self.keep(repository=found)
 
     def backup(self) -> dict[str, Any]:
-        """Copy what is new; answers sizes and numbers.
+        """Copy what is new: the database's backups first, so that each file that a database names is in the media.
+
+        Answers sizes and numbers, and under ``problem`` what was not copied: one of both is better than none.
+
+        Raises:
+            MediaError: the target cannot be opened.
+
+        """
+        self.open()
+        # Only what a process has left that is gone: restic asks for that itself.
+        self.restic.ask("unlock")
+        if self.state.get("unfinished"):
+            self.take_up()
+        done: dict[str, Any] = {}
+        problems = []
+        for copy in (*((self._copy_database,) if self.target.get("database") else ()), self._copy_media):
+            try:
+                done |= copy()
+            except (MediaError, OSError) as error:
+                problems.append(str(error))
+        return done | ({"problem": "; ".join(problems)} if problems else {})
+
+    def _copy_database(self) -> dict[str, Any]:
+        """Copy the backups of the database while nobody changes them.
+
+        One that has to wait, or has no time to be whole, is no failure: the next one goes on, and where none comes to
+        its end the copy elsewhere grows old, which is told.
+
+        Raises:
+            MediaError: no copy was made, or one without some files.
+
+        """
+        most = float(self.settings["database_seconds"])
+        try:
+            with backups_held(self.backups, PATIENCE_FOR_BACKUPS, changes=False):
+                if not has_backups(self.backups):
+                    if self.restic.snapshots(DATABASE):
+                        raise MediaError(
+                            f"{self.backups / REPOSITORY} holds no backup, and there are copies: is it mounted? On a "
+                            f"new host: ansible-playbook playbooks/rebuild.yml -e rebuild_from={self.target['name']}"
+                        )
+                    return {"database_waits": "there is no backup yet"}
+                began = time.time()
+                names = [name for name in PARTS if (self.backups / name).is_dir()]
+                left_out = ("--exclude", f"*{UNFINISHED_BACKUPS}")
+                copied = self.copy(DATABASE, self.backups, names, *left_out, most=most)
+        except (InUseError, TooLongError) as error:
+            sys.stderr.write(f"the backups of the database are copied to {self.target['name']} next time: {error}\n")
+            return {"database_waits": str(error)}
+        found = {f"database_{name}": value for name, value in vars(copied).items()}
+        return found | {"database_copied": round(began), "database_waits": ""}
+
+    def _copy_media(self) -> dict[str, Any]:
+        """Copy the media.
 
         Raises:
             MediaError: no copy was made, or one without some files.
@@ -135,7 +179,6 @@ class Work:
         """
         if not self.media.is_dir():
             raise MediaError(f"{self.media} is not there: is it mounted?")
-        self.open()
         if not any(self.media.iterdir()):
             # Also on a new host: the newest copy would be one of nothing, just when another one is needed.
             if self.restic.snapshots():
@@ -143,35 +186,31 @@ class Work:
                     f"{self.media} is empty, and there are copies: is it mounted? To bring back what was there: "
                     "media-backup restore $(date +%s --date MOMENT)"
                 )
-            # A platform on its first day. restic makes no copy of nothing, and calls that an error.
-            return {"snapshot": "", "files": 0, "bytes": 0, "added_bytes": 0, "gone_meanwhile": 0}
-        # Only what a process has left that is gone: restic asks for that itself.
-        self.restic.ask("unlock")
-        if self.state.get("unfinished"):
-            self.take_up()
-        self.keep(unfinished=True)
+            return {"files": 0, "bytes": 0}
+        began = time.time()
         with tempfile.NamedTemporaryFile("w", prefix="left-out-", errors="surrogateescape") as patterns:
             patterns.write(excluded(self.media))
             patterns.flush()
             os.fchmod(patterns.fileno(), 0o644)  # restic may run as another account
-            options = ("--json", "--host", HOST, "--one-file-system", "--exclude-file", patterns.name)
-            status, output, said = self.restic.run("backup", *options, ".", folder=str(self.media))
-        unread, gone = self.unread(said)
-        summary = _last(output, "summary")
-        if status not in (0, INCOMPLETE) or not summary:
-            raise MediaError(f"restic backup failed ({status}): {said.strip()[-SHOWN:]}")
+            copied = self.copy(MEDIA, self.media, ["."], "--exclude-file", patterns.name)
+        return {**vars(copied), "media_copied": round(began)}
+
+    def copy(self, kind: str, folder: Path, names: Sequence[str], *options: str, most: float | None = None) -> Copied:
+        """Copy what lies below a folder, and remember while it has not come to its end.
+
+        Raises:
+            MediaError: no copy was made, or one without some files.
+            TooLongError: the time was over.
+
+        """
+        self.keep(unfinished=True)
+        try:
+            copied = self.restic.copy(kind, folder, names, *options, most=most)
+        except LacksFilesError:
+            self.keep(unfinished=False)
+            raise
         self.keep(unfinished=False)
-        done = {
-            "snapshot": summary["snapshot_id"],
-            "files": int(summary["total_files_processed"]),
-            "bytes": int(summary["total_bytes_processed"]),
-            "added_bytes": int(summary["data_added"]),
-            "gone_meanwhile": gone,
-        }
-        if unread:
-            shown = "; ".join(unread[:5])
-            raise MediaError(f"the copy {done['snapshot']} lacks {len(unread)} files that cannot be read: {shown}")
-        return done
+        return copied
 
     def take_up(self) -> None:
         """List what a run has sent that did not come to its end.
@@ -189,21 +228,8 @@ class Work:
         if status != 0 and not self.target["append_only"]:
             sys.stderr.write(f"what the last run has sent is not listed, and is sent again: {said.strip()[-SHOWN:]}\n")
 
-    def unread(self, said: str) -> tuple[list[str], int]:
-        """Return which files could not be read, and how many were removed while restic came by."""
-        unread, gone = [], 0
-        for line in said.splitlines():
-            if line.startswith("{") and (message := json.loads(line)).get("message_type") == "error":
-                error = message.get("error") or {}
-                text = error.get("message", "") or str(error)
-                if error.get("Err") == errno.ENOENT or "no such file or directory" in text:
-                    gone += 1
-                else:
-                    unread.append(f"{message.get('item', '')}: {text}"[:200])
-        return unread, gone
-
     def prune(self) -> dict[str, Any]:
-        """Forget copies that are too old, and give back their room.
+        """Forget copies that are too old, and give back their room. Each kind has bounds of its own.
 
         Raises:
             MediaError: the target only takes, or it fails.
@@ -213,16 +239,25 @@ class Work:
             raise MediaError(f"{self.target['name']} is append_only: it forgets by itself, or not at all")
         self.open()
         self.restic.ask("unlock")
-        kept = [word for period, number in self.settings["keep"].items() for word in (f"--keep-{period}", str(number))]
-        self.restic.ask("forget", "--host", HOST, "--group-by", "", *kept, "--prune")
+        # Copies without a tag are of the media, by an earlier version.
+        for keep, tags in (("keep_database", (DATABASE,)), ("keep", (MEDIA, ""))):
+            kept = [
+                word for period, number in self.settings[keep].items() for word in (f"--keep-{period}", str(number))
+            ]
+            tagged = [word for tag in tags for word in ("--tag", tag)]
+            self.restic.ask("forget", "--host", HOST, "--group-by", "", *tagged, *kept)
+        self.restic.ask("prune")
         statistics = json.loads(self.restic.ask("--no-lock", "stats", "--mode", "raw-data", "--json"))
-        return {"copies": len(self.restic.snapshots()), "target_bytes": int(statistics["total_size"])}
+        copies = {"database_copies": len(self.restic.snapshots(DATABASE)), "copies": len(self.restic.snapshots())}
+        return {**copies, "target_bytes": int(statistics["total_size"])}
 
     def drill(self) -> dict[str, Any]:
-        """Read a part of what is stored, another one each time, and compare a sample with the live files.
+        """Read a part of what is stored, another one each time, and compare a sample of each kind with what is here.
+
+        Answers under ``problem`` what is not proved.
 
         Raises:
-            MediaError: a part is damaged, or a file comes back otherwise than it is.
+            MediaError: a part is damaged.
 
         """
         self.open()
@@ -233,68 +268,51 @@ class Work:
         if status != 0:
             raise MediaError(f"part {part} of {parts} is damaged: {damage(output + said)}")
         self.keep(part=part)
+        done: dict[str, Any] = {"part": f"{part}/{parts}"}
+        problems = []
+        for prove in (*((self._prove_database,) if self.target.get("database") else ()), self._prove_media):
+            try:
+                done |= prove()
+            except (MediaError, OSError) as error:
+                problems.append(str(error))
+        return done | ({"problem": "; ".join(problems)} if problems else {})
+
+    def _prove_media(self) -> dict[str, Any]:
         snapshots = in_order(self.restic.snapshots(), time.time())
         if not snapshots:
-            if any(self.media.iterdir()):
-                raise MediaError("there is no copy yet")
-            return {"snapshot": "", "part": f"{part}/{parts}", "compared": 0, "sample": 0}
-        sample = self._sample(snapshots[0])
-        compared = self._compare(snapshots[0], sample)
-        return {
-            "snapshot": snapshots[0].name[:8],
-            "part": f"{part}/{parts}",
-            "compared": compared,
-            "sample": len(sample),
-        }
+            if self.media.is_dir() and not any(self.media.iterdir()):
+                return {"compared": 0, "sample": 0}
+            raise MediaError("there is no copy of the media yet")
+        proof = self._proof(snapshots[0], self.media)
+        return {"snapshot": snapshots[0].name[:8], **proof, "media_proved": round(snapshots[0].made)}
 
-    def _sample(self, snapshot: Snapshot) -> list[Node]:
-        """Return files of a copy at random, whose number and sizes are bounded."""
-        bound, rest = int(self.settings["sample_files"]), int(self.settings["sample_mib"]) << 20
-        chosen: list[Node] = []
-        for seen, node in enumerate(self.restic.files(snapshot)):
-            if len(chosen) < bound:
-                chosen.append(node)
-            elif (place := random.randint(0, seen)) < bound:  # noqa: S311 - a sample, and no secret
-                chosen[place] = node
-        taken = []
-        for node in chosen:
-            if node.size <= rest:
-                rest -= node.size
-                taken.append(node)
-        return taken
+    def _prove_database(self) -> dict[str, Any]:
+        """Prove that the newest copy has all that was there before it, and that what comes back is what is here.
 
-    def _compare(self, snapshot: Snapshot, sample: Sequence[Node]) -> int:
-        """Bring a sample beside the live files; answers how many were compared, as others were changed since.
-
-        Raises:
-            MediaError: one is otherwise.
-
+        That what is here can be restored is proved on the database host, each week.
         """
-        compared = 0
-        with tempfile.TemporaryDirectory(prefix="drill-", dir=self.folder) as place:
-            for batch in batches(sample):
-                self.restic.fetch(snapshot, [node.name for node in batch], Path(place))
-            for node in sample:
-                live, copy = open_below(self.media, node.name), open_below(Path(place), node.name)
-                if copy is None:
-                    raise MediaError(f"{node.name} did not come back from {snapshot.name[:8]}")
-                if live is None:
-                    continue
-                with live, copy:
-                    status = os.fstat(live.fileno())
-                    if status.st_size != node.size or int(status.st_mtime) != int(node.written):
-                        continue
-                    if digest_of(live) != digest_of(copy):
-                        raise MediaError(f"{node.name} came back otherwise than it is from {snapshot.name[:8]}")
-                    compared += 1
-        return compared
+        snapshots = in_order(self.restic.snapshots(DATABASE), time.time())
+        if not snapshots:
+            raise MediaError("there is no copy of the database's backups yet")
+        newest = snapshots[0]
+        # First what is here: what is removed meanwhile is missing there for nobody.
+        wanted = settled(self.backups, newest.made)
+        for node in self.restic.files(newest):
+            wanted.pop(node.name, None)
+        lacking = [name for name in wanted if (self.backups / name).exists()]
+        if lacking:
+            shown = ", ".join(lacking[:5])
+            raise MediaError(
+                f"the copy {newest.name[:8]} of the database's backups lacks {len(lacking)} files: {shown}"
+            )
+        proof = self._proof(newest, self.backups, first=LISTS)
+        found = {f"database_{name}": value for name, value in proof.items()}
+        return {"database_snapshot": newest.name[:8], **found, "database_proved": round(newest.made)}
 
-
-def _last(output: str, kind: str) -> dict[str, Any]:
-    """Return the last message of a kind that restic has printed; nothing where there is none."""
-    found = [json.loads(line) for line in output.splitlines() if line.startswith("{") and f'"{kind}"' in line]
-    messages: list[dict[str, Any]] = [message for message in found if message.get("message_type") == kind]
-    return messages[-1] if messages else {}
+    def _proof(self, snapshot: Snapshot, live: Path, first: str = "") -> dict[str, int]:
+        most = int(self.settings["sample_files"]), int(self.settings["sample_mib"]) << 20
+        chosen = sample(self.restic.files(snapshot), *most, first=first)
+        return {"compared": compare(self.restic, snapshot, chosen, live, self.folder), "sample": len(chosen)}
 
 
 def damage(said: str) -> str:
@@ -310,13 +328,16 @@ def work(settings: Mapping[str, Any], verb: str, restic: Restic, folder: Path) -
     result: dict[str, Any] = {"run": os.environ.get("INVOCATION_ID", ""), "started": round(started)}
     try:
         with only_one(folder, name, PATIENCE[verb]):
-            result |= {"success": True, **getattr(Work(settings, restic, folder), verb)()}
+            done = getattr(Work(settings, restic, folder), verb)()
+        result |= {"success": "problem" not in done, **done}
     except InUseError as error:
         sys.stderr.write(f"{error}\n")
         return IN_USE
     except (MediaError, OSError, ValueError, KeyError) as error:
-        result |= {"success": False, "problem": str(error)[:SHOWN]}
-        sys.stderr.write(f"the {verb} of the media at {name} FAILED: {error}\n")
+        result |= {"success": False, "problem": str(error)}
+    if not result["success"]:
+        result["problem"] = result["problem"][:SHOWN]
+        sys.stderr.write(f"the {verb} at {name} FAILED: {result['problem']}\n")
     result |= {"ended": round(time.time()), "seconds": round(time.time() - started, 1)}
     write_whole(folder / f"{name}.{verb}.json", json.dumps(result) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")

@@ -53,6 +53,7 @@ def refused(inventory: Path, run_playbook: RunPlaybook, tmp_path: Path) -> Calla
     ("playbook", "limit", "missing"),
     [
         ("restore.yml", "front", "node1, node2, store"),
+        ("rebuild.yml", "front", "node1, node2, store"),
         ("restore.yml", "front:store", "node1, node2"),
         ("restore.yml", "node3", "front, node1, node2, store"),
         ("roll-back.yml", "front:node1", "node2, store"),

@@ -65,6 +65,23 @@ def test_addresses_are_as_restic_reads_them() -> None:
     assert [name for name, one in chosen.items() if one["login"]] == ["cloud"]
 
 
+def test_the_database_is_copied_elsewhere_and_not_beside_itself() -> None:
+    beside = {"name": "local", "type": "directory", "path": f"{BACKUPS}/media"}
+    chosen = platform_backup.targets(
+        [beside, DISK, SFTP, {**S3, "database": False}, {**REST, "database": "yes"}], BACKUPS, "directory", ["cloud"]
+    )
+    assert {one["name"]: one["database"] for one in chosen} == {
+        "local": False,
+        "disk": True,
+        "far": True,
+        "cloud": False,
+        "rest": True,
+    }
+    assert paths({**beside, "database": True}) == ["backup_targets[0].database"]
+    assert paths({**beside, "database": False}) == []
+    assert paths({**DISK, "database": True}) == []
+
+
 def test_each_target_has_its_units() -> None:
     chosen = platform_backup.targets([DISK, {**REST, "append_only": True, "calendar": "03:00"}], BACKUPS, "zfs", [])
     units = {unit["name"]: unit for unit in platform_backup.units(chosen, {"prune": "weekly", "drill": "monthly"})}

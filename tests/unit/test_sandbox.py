@@ -212,6 +212,16 @@ def test_copies_see_the_media_and_their_own_target(units: dict[str, str]) -> Non
         assert not any(".login" in line for line in values(disk, "BindReadOnlyPaths"))
         assert "/mnt/disk/media" in values(disk, "BindPaths")[0]
         assert "/mnt/disk" not in elsewhere.replace("/mnt:ro", "")
+        # What removes copies needs to see none of what is copied.
+        repository = "-/srv/escriptorium-backups/pgbackrest -/srv/escriptorium-backups/records"
+        assert any(line.startswith(repository) for line in values(elsewhere, "BindReadOnlyPaths")) == (verb != "prune")
+
+
+def test_copies_beside_the_backups_do_not_see_them(render: Callable[..., str]) -> None:
+    local = platform_backup.targets(None, "/srv/escriptorium-backups", "directory", [])
+    (unit,) = (one for one in platform_backup.units(local, {}) if one["name"] == "media-backup@local.service")
+    text = render("media_backup", unit["template"], media_backup_targets=local, **unit["vars"])
+    assert "/pgbackrest" not in text
 
 
 SECRETS = {

@@ -13,84 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from module_utils.backup_programs import media_backup, reports, work
+from module_utils.backup_programs import ages, media_backup, reports, work
 from module_utils.backup_programs.bring import Copies
 from module_utils.backup_programs.files import Account, MediaError
-from module_utils.backup_programs.restic import BATCH_FILES, HOST, SHOWN, Node, Restic, Snapshot, batches, in_order
-from module_utils.backup_programs.work import InUseError, Work
+from module_utils.backup_programs.locks import InUseError, only_one
+from module_utils.backup_programs.restic import (
+    BATCH_FILES,
+    HOST,
+    SHOWN,
+    Node,
+    Restic,
+    Snapshot,
+    batches,
+    in_order,
+    not_read,
+)
+from tests.unit.backup.copies import MODEL, PAGE, TREE, Site, needs_restic, target, tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-needs_restic = pytest.mark.skipif(shutil.which("restic") is None, reason="no restic here: apt-get install restic")
-
-PAGE = "documents/12/page.png"
-MODEL = "models/1f/charters.mlmodel"
-TREE = {PAGE: "page", MODEL: "epoch", "documents/12/we[ir]d $HOME*é.png": "strange"}
-KEEP = {"hourly": 24, "daily": 30, "weekly": 8, "monthly": 12}
-
-
-def tree(folder: Path, files: Mapping[str, str], written: float = 1000) -> Path:
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        os.utime(path, (written, written))
-    return folder
-
-
-def target(name: str, place: Path, **further: Any) -> dict[str, Any]:
-    return {"name": name, "type": "directory", "repository": str(place), "append_only": False, **further}
-
-
-class Site:
-    """Media, one target or more, and what a unit and root do with them."""
-
-    def __init__(self, folder: Path, *names: str) -> None:
-        self.folder = folder
-        self.mails: list[str] = []
-        self.media = tree(folder / "media", TREE)
-        self.secrets, self.state, self.scratch = folder / "secrets", folder / "state", folder / "scratch"
-        for place in (self.secrets, self.state, self.scratch):
-            place.mkdir()
-        (self.secrets / "passphrase").write_text("a passphrase of the tests\n")
-        self.settings: dict[str, Any] = {
-            "media": str(self.media),
-            "keep": KEEP,
-            "check_parts": 1,
-            "sample_files": 100,
-            "sample_mib": 1,
-            "mail": "root@example.org",
-            "metrics": str(folder / "media.prom"),
-        }
-        self.settings["targets"] = [target(name, folder / name) for name in names or ("local",)]
-        self.restics = [Restic(one, self.secrets) for one in self.settings["targets"]]
-
-    def work(self, number: int = 0) -> Work:
-        return Work(self.settings, self.restics[number], self.state)
-
-    def backup(self, number: int = 0) -> dict[str, Any]:
-        return self.work(number).backup()
-
-    def copies(self) -> Copies:
-        return Copies(self.settings, self.restics, self.scratch, Account(os.geteuid(), os.getegid()))
-
-    def names(self, number: int = 0) -> set[str]:
-        restic = self.restics[number]
-        newest = max(restic.snapshots(), key=lambda snapshot: snapshot.made)
-        return {node.name for node in restic.files(newest)}
-
-    def spoil_packs(self, number: int = 0) -> list[str]:
-        """Change each byte of packs that hold contents of files, and none of those with names; answers their names."""
-        restic = self.restics[number]
-        indexes = [json.loads(restic.ask("cat", "index", name)) for name in restic.ask("list", "index").split()]
-        packs = [pack for index in indexes for pack in index["packs"] if pack["blobs"][0]["type"] == "data"]
-        for pack in packs:
-            path = self.folder / restic.target["name"] / "data" / pack["id"][:2] / pack["id"]
-            path.chmod(0o600)
-            path.write_bytes(bytes(byte ^ 255 for byte in path.read_bytes()))
-        assert packs
-        return [pack["id"] for pack in packs]
+    from collections.abc import Callable
 
 
 @pytest.fixture
@@ -158,17 +99,21 @@ def test_a_copy_that_was_cut_off_is_gone_on_with(site: Site) -> None:
     assert done["files"] == len(TREE) + 1
     assert not list((site.folder / "local/locks").iterdir()), "the lock of a process that is gone"
     assert site.work().prune()["copies"] == 1
-    assert site.work().drill()["compared"] == len(TREE), "the sample is bounded: the large file is not in it"
+    assert site.drill()["compared"] == len(TREE), "the sample is bounded: the large file is not in it"
 
 
-def test_files_that_go_meanwhile_cost_no_copy(site: Site) -> None:
+def test_files_that_go_meanwhile_cost_no_copy(tmp_path: Path) -> None:
     gone = json.dumps({"message_type": "error", "error": {"Op": "lstat", "Path": "/m/a", "Err": 2}, "item": "/m/a"})
     newer = json.dumps({"message_type": "error", "error": {"message": "lstat /m/b: no such file or directory"}})
     broken = json.dumps({"message_type": "error", "error": {"Op": "read", "Path": "/m/c", "Err": 5}, "item": "/m/c"})
-    assert site.work().unread(f"{gone}\n{newer}\nwords\n") == ([], 2)
-    unread, count = site.work().unread(f"{gone}\n{broken}")
+    assert not_read(f"{gone}\n{newer}\nwords\n", tmp_path) == ([], 2)
+    unread, count = not_read(f"{gone}\n{broken}", tmp_path)
     assert (len(unread), count) == (1, 1)
     assert unread[0].startswith("/m/c")
+    silent = json.dumps({"message_type": "error", "error": {}, "item": "page.png"})
+    assert not_read(silent, tmp_path) == ([], 1)
+    (tmp_path / "page.png").touch()
+    assert not_read(silent, tmp_path) == (["page.png: {}"], 0)
 
 
 @needs_restic
@@ -194,8 +139,7 @@ def test_the_first_day_of_a_platform_is_no_failure(site: Site) -> None:
     assert site.work().drill()["compared"] == 0
     assert site.work().prune()["copies"] == 0
     tree(site.media, TREE)
-    with pytest.raises(MediaError, match="there is no copy yet"):
-        site.work().drill()
+    assert site.work().drill()["problem"] == "there is no copy of the media yet"
     assert site.backup()["files"] == len(TREE)
     assert site.work().drill()["compared"] == len(TREE)
 
@@ -241,8 +185,8 @@ def test_old_copies_go(site: Site) -> None:
 @needs_restic
 def test_two_at_once_are_refused(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
-    with work.only_one(site.state, "local"), work.only_one(site.state, "other"):
-        with pytest.raises(InUseError), work.only_one(site.state, "local", patience=1):
+    with only_one(site.state, "local"), only_one(site.state, "other"):
+        with pytest.raises(InUseError), only_one(site.state, "local", patience=1):
             pass
         assert time.monotonic() - began >= 1, "weekly work waits for the hourly one"
         assert work.work(site.settings, "backup", site.restics[0], site.state) == work.IN_USE
@@ -282,8 +226,8 @@ def test_a_trial_reads_each_part_in_turn_and_compares_a_sample(site: Site) -> No
     site.settings["check_parts"] = 2
     site.backup()
     tree(site.media, {PAGE: "written anew"}, written=3000)
-    assert [site.work().drill()["part"] for _ in range(3)] == ["1/2", "2/2", "1/2"]
-    done = site.work().drill()
+    assert [site.drill()["part"] for _ in range(3)] == ["1/2", "2/2", "1/2"]
+    done = site.drill()
     assert (done["sample"], done["compared"]) == (3, 2), "what was changed since is not compared"
     assert not list(site.state.glob("drill-*"))
 
@@ -293,7 +237,7 @@ def test_a_damaged_pack_is_found_and_named(site: Site) -> None:
     site.backup()
     packs = site.spoil_packs()
     with pytest.raises(MediaError, match="part 1 of 1 is damaged") as found:
-        site.work().drill()
+        site.drill()
     assert any(name[:8] in str(found.value) for name in packs)
 
 
@@ -303,7 +247,7 @@ def test_a_live_file_that_is_otherwise_is_named(site: Site) -> None:
     site.backup()
     tree(site.media, {PAGE: "paqe"})
     with pytest.raises(MediaError, match=f"{PAGE} came back otherwise than it is"):
-        site.work().drill()
+        site.drill()
 
 
 # --- what comes back --------------------------------------------------------------------------------------------------
@@ -519,7 +463,7 @@ def test_results_reach_monitoring_and_operators(site: Site, told: Callable[..., 
     text = (site.folder / "media.prom").read_text()
     rows = dict(re.findall(r"^escriptorium_media_backup_(\w+)\{.*\} (\S+)$", text, re.MULTILINE))
     assert (rows["success"], rows["last_success_timestamp_seconds"], rows["bytes"]) == ("0", "5000", "9000000000")
-    lines = reports.status_lines(site.settings, reports.read_reports(site.settings, site.folder / "reports"))
+    lines = reports.status_lines(site.settings, reports.read_reports(site.settings, site.folder / "reports"), 9001)
     assert lines[0].startswith("media at local: backup 1970-01-01 01:23 UTC, 7 files, 9.0 GB (FAILED ")
     assert "drill never" in lines[0]
 
@@ -537,12 +481,12 @@ def test_one_that_made_way_says_nothing(told: Callable[..., dict[str, Any]]) -> 
 
 
 def test_failures_are_mailed_once_a_day(site: Site, told: Callable[..., dict[str, Any]]) -> None:
-    day = reports.MAIL_PAUSE
+    day = ages.MAIL_PAUSE
     bad = {"success": False, "problem": "no room", "ended": 1}
     for number, now in enumerate((day * 9, day * 9 + 3600, day * 10 + 3700)):
         told(bad | {"run": str(number)}, now, INVOCATION_ID=str(number))
     assert len(site.mails) == 2
-    assert "the backup of the media at local failed" in site.mails[0]
+    assert "the backup at local failed" in site.mails[0]
     assert "no room" in site.mails[0]
     told({"run": "g", "success": True, "ended": day * 10 + 4000}, day * 10 + 4000, INVOCATION_ID="g")
     told(bad | {"run": "h"}, day * 10 + 5000, INVOCATION_ID="h")

@@ -212,7 +212,7 @@ class Backup:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        for name in ("records", "releases", "shared", "metrics"):
+        for name in ("pgbackrest", "records", "releases", "shared", "metrics"):
             (folder / name).mkdir()
         self.settings = {
             "stanza": "main",
@@ -220,6 +220,7 @@ class Backup:
             "path": str(folder),
             "dataset": "tank/media",
             "releases": str(folder / "shared"),
+            "patience": 5,
             "keep_releases": 2,
             "metrics": str(folder / "metrics/backup.prom"),
         }
