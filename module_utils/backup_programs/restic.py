@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from .files import Account, MediaError
+from .refusals import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -186,10 +187,10 @@ class Restic:
             raise MediaError(f"restic {arguments[0]} failed ({status}): {said.strip()[-SHOWN:]}")
         return output
 
-    def identity(self) -> str:
-        """Return the name of the repository; empty where none can be opened."""
-        status, output, _ = self.run("--no-lock", "cat", "config")
-        return str(json.loads(output)["id"]) if status == 0 else ""
+    def identity(self) -> tuple[str, str]:
+        """Return the name of the repository, empty where none can be opened, and what restic says then."""
+        status, output, said = self.run("--no-lock", "cat", "config")
+        return (str(json.loads(output)["id"]), "") if status == 0 else ("", said.strip())
 
     def snapshots(self, kind: str = MEDIA) -> list[Snapshot]:
         """Return all copies of a kind."""
@@ -217,7 +218,7 @@ class Restic:
         if not summary and most is not None and time.monotonic() - began >= most:
             raise TooLongError(f"it took longer than {most:.0f} s")
         if status not in (0, INCOMPLETE) or not summary:
-            raise MediaError(f"restic backup failed ({status}): {said.strip()[-SHOWN:]}")
+            raise MediaError(f"restic backup failed ({status}): {told(self.target['name'], said, SHOWN)}")
         unread, gone = not_read(said, folder)
         if unread:
             raise MediaError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .files import MediaError, write_whole
 from .locks import REPOSITORY, InUseError, backups_held, only_one
 from .proofs import LISTS, UNFINISHED_BACKUPS, compare, sample, settled
+from .refusals import refusal
 from .restic import DATABASE, HOST, MEDIA, SHOWN, Restic, Snapshot, TooLongError, in_order, pattern
 
 if TYPE_CHECKING:
@@ -80,14 +81,16 @@ class Work:
             MediaError: the one that was there is gone, or another one is in its place.
 
         """
-        name, known, found = self.target["name"], self.state.get("repository", ""), self.restic.identity()
+        name, known = self.target["name"], self.state.get("repository", "")
+        found, said = self.restic.identity()
+        if not found and (why := refusal(name, said)):
+            raise MediaError(f"{why}. restic says: {said[-SHOWN:]}")
         if not found and not known:
             self.restic.ask("init")
-            found = self.restic.identity()
+            found, said = self.restic.identity()
         if not found:
-            _, _, said = self.restic.run("--no-lock", "cat", "config")
             raise MediaError(
-                f"the copies at {name} cannot be opened, and there were some: {said.strip()[-SHOWN:]} Is it switched "
+                f"the copies at {name} cannot be opened, and there were some: {said[-SHOWN:]} Is it switched "
                 f"on, mounted, reachable? If they are gone for good: rm {self.path}, and the next run begins anew"
             )
         if known and known != found:
