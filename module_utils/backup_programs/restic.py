@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import re
-import signal
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from .files import Account, MediaError
 from .refusals import told
+from .watched import STALLED, StalledError, communicate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -165,14 +165,20 @@ class Restic:
         )
 
     def run(self, *arguments: str, folder: str = "/", most: float | None = None) -> tuple[int, str, str]:
-        """Run restic for so many seconds at most; answers its exit status, what it prints, and what it says."""
+        """Run restic for so many seconds at most; answers its exit status, what it prints, and what it says.
+
+        Raises:
+            MediaError: it was ended, since nothing has moved any more.
+
+        """
         with self.start(*arguments, folder=folder) as process:
             try:
-                output, said = process.communicate(timeout=most)
-            except subprocess.TimeoutExpired:
-                # It takes its lock away, and notes what it has sent.
-                process.send_signal(signal.SIGINT)
-                output, said = process.communicate()
+                output, said = communicate(process, most)
+            except StalledError as error:
+                raise MediaError(
+                    f"{self.target['name']} takes no more: nothing has moved for {STALLED / 60:.0f} minutes. The next "
+                    f"run goes on. {str(error).strip()[-SHOWN:]}"
+                ) from error
         return process.returncode, output, said
 
     def ask(self, *arguments: str) -> str:
