@@ -29,7 +29,7 @@ REFUSALS: Final = {
 
 
 def refusal(name: str, said: str) -> str:
-    """Return why a target cannot be opened or takes no more; empty where that is unknown, or there are no copies yet."""
+    """Return why a target cannot be opened or takes no more; empty where that is unknown, or it has no copies yet."""
     for shape, words in REFUSALS.items():
         if re.search(shape, said):
             return words.format(name=name)

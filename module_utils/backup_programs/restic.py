@@ -84,6 +84,10 @@ class Copied:
     gone_meanwhile: int
 
 
+class UnreadError(MediaError):
+    """A copy was made, without some files."""
+
+
 class TooLongError(MediaError):
     """A copy had no time to be whole."""
 
@@ -227,7 +231,7 @@ class Restic:
             raise MediaError(f"restic backup failed ({status}): {told(self.target['name'], said, SHOWN)}")
         unread, gone = not_read(said, folder)
         if unread:
-            raise MediaError(
+            raise UnreadError(
                 f"the copy {summary['snapshot_id']} lacks {len(unread)} files that cannot be read: "
                 f"{'; '.join(unread[:5])}"
             )

@@ -16,11 +16,15 @@ from .files import MediaError, write_whole
 from .locks import REPOSITORY, InUseError, backups_held, only_one
 from .proofs import LISTS, UNFINISHED_BACKUPS, compare, sample, settled
 from .refusals import refusal
-from .restic import DATABASE, HOST, MEDIA, SHOWN, Restic, Snapshot, TooLongError, in_order, pattern
+from .restic import DATABASE, HOST, MEDIA, SHOWN, Copied, Restic, Snapshot, TooLongError, UnreadError, in_order, pattern
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+#: A lock of this host's restic is one of the dead, but restic sees that by its number: after a boot another process may
+#: have it. After half an hour it counts no more. Unit: s
+LOCKED: Final = 31 * 60
+LOCKED_PAUSE: Final = 30.0
 #: Exit status that says that another one is at work on that target (EX_TEMPFAIL).
 IN_USE: Final = 75
 #: How long each waits for another one. The next hour copies again; removals and trials come once a week. Unit: s
@@ -113,6 +117,8 @@ class Work:
         self.open()
         # Only what a process has left that is gone: restic asks for that itself.
         self.restic.ask("unlock")
+        if self.state.get("unfinished"):
+            self._take_up()
         done: dict[str, Any] = {}
         problems = []
         for copy in (*((self._copy_database,) if self.target.get("database") else ()), self._copy_media):
@@ -121,6 +127,36 @@ class Work:
             except (MediaError, OSError) as error:
                 problems.append(str(error))
         return done | ({"problem": "; ".join(problems)} if problems else {})
+
+    def _send(self, *what: Any, **how: Any) -> Copied:
+        """Have a copy made, and note whether it came to its end."""
+        before = bool(self.state.get("unfinished"))
+        self.keep(unfinished=True)
+        try:
+            copied = self.restic.copy(*what, **how)
+        except UnreadError:
+            self.keep(unfinished=before)
+            raise
+        self.keep(unfinished=before)
+        return copied
+
+    def _take_up(self) -> None:
+        """List what a run has sent that did not come to its end.
+
+        restic writes its lists each ten minutes, and sends again what is in none of them: at 1 Gbit/s that is 75 GB.
+        Where nothing may be removed, the old lists stay beside the new one, and restic says so.
+        """
+        deadline = time.monotonic() + LOCKED
+        while True:
+            status, _, said = self.restic.run("rebuild-index")
+            if status == 0 or "already locked" not in said or time.monotonic() >= deadline:
+                break
+            time.sleep(LOCKED_PAUSE)
+            self.restic.ask("unlock")
+        if status == 0 or self.target["append_only"]:
+            self.keep(unfinished=False)
+        else:
+            sys.stderr.write(f"what the last run has sent is not listed, and is sent again: {said.strip()[-SHOWN:]}\n")
 
     def _copy_database(self) -> dict[str, Any]:
         """Copy the backups of the database while nobody changes them.
@@ -145,7 +181,7 @@ class Work:
                 began = time.time()
                 names = [name for name in PARTS if (self.backups / name).is_dir()]
                 left_out = ("--exclude", f"*{UNFINISHED_BACKUPS}")
-                copied = self.restic.copy(DATABASE, self.backups, names, *left_out, most=most)
+                copied = self._send(DATABASE, self.backups, names, *left_out, most=most)
         except (InUseError, TooLongError) as error:
             sys.stderr.write(f"the backups of the database are copied to {self.target['name']} next time: {error}\n")
             return {"database_waits": str(error)}
@@ -174,7 +210,7 @@ class Work:
             patterns.write(excluded(self.media))
             patterns.flush()
             os.fchmod(patterns.fileno(), 0o644)  # restic may run as another account
-            copied = self.restic.copy(MEDIA, self.media, ["."], "--exclude-file", patterns.name)
+            copied = self._send(MEDIA, self.media, ["."], "--exclude-file", patterns.name)
         return {**vars(copied), "media_copied": round(began)}
 
     def prune(self) -> dict[str, Any]:
