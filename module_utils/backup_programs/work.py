@@ -232,9 +232,8 @@ class Work:
             tagged = [word for tag in tags for word in ("--tag", tag)]
             self.restic.ask("forget", "--host", HOST, "--group-by", "", *tagged, *kept)
         self.restic.ask("prune")
-        statistics = json.loads(self.restic.ask("--no-lock", "stats", "--mode", "raw-data", "--json"))
         copies = {"database_copies": len(self.restic.snapshots(DATABASE)), "copies": len(self.restic.snapshots())}
-        return {**copies, "target_bytes": int(statistics["total_size"])}
+        return {**copies, "target_bytes": self._stored()}
 
     def drill(self) -> dict[str, Any]:
         """Read a part of what is stored, another one each time, and compare a sample of each kind with what is here.
@@ -260,7 +259,14 @@ class Work:
                 done |= prove()
             except (MediaError, OSError) as error:
                 problems.append(str(error))
+        # Elsewhere whoever removes what is too old counts what stays.
+        if self.target["append_only"]:
+            done["target_bytes"] = self._stored()
         return done | ({"problem": "; ".join(problems)} if problems else {})
+
+    def _stored(self) -> int:
+        """Return what all copies take at the target, in bytes."""
+        return int(json.loads(self.restic.ask("--no-lock", "stats", "--mode", "raw-data", "--json"))["total_size"])
 
     def _prove_media(self) -> dict[str, Any]:
         snapshots = in_order(self.restic.snapshots(), time.time())

@@ -147,7 +147,8 @@ class Desk:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 upload = self.command in ("POST", "PUT")
                 if upload and desk._refuses(len(body)):
-                    self._reply(desk.status, {"Content-Type": "text/plain"}, b"the disk of the tests says no\n")
+                    phrase = f"{desk.status} {http.HTTPStatus(desk.status).phrase}"
+                    self._reply(desk.status, {"Content-Type": "text/plain"}, phrase.encode())
                     return
                 server = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=60)
                 server.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)

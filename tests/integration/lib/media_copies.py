@@ -246,7 +246,7 @@ class Servers:
 
     def place(self, kind: str, name: str, *, append_only: bool = False, before: int = 0) -> Place:
         """Return a new place of a kind, behind a wire; ``before``: the port of what stands between wire and server."""
-        given: dict[str, Any] = {"name": name, "type": kind, "append_only": append_only}
+        given: dict[str, Any] = {"name": name, "type": kind, "append_only": append_only, "database": False}
         if kind == "directory":
             path = self.folder / "disks" / name
             return Place(given | {"path": str(path)}, Folder(path))
@@ -332,6 +332,10 @@ class Host:
             "scratch": str(folder / "scratch"),
             "targets": targets,
             "keep": KEEP,
+            "keep_database": KEEP,
+            "backups": str(folder / "backups"),
+            "database_seconds": 3600,
+            "max_age_days": 2,
             "check_parts": 1,
             "sample_files": 200,
             "sample_mib": 512,
