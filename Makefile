@@ -50,7 +50,7 @@ venv: .venv/.installed ## Make the pinned environment in .venv
 
 .PHONY: requirements
 requirements: venv ## Take newer versions into requirements*.txt
-	for name in requirements requirements-acceptance; do
+	for name in requirements requirements-acceptance requirements-servers; do
 	  uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
 	    --custom-compile-command 'make requirements' --output-file "$$name.txt" "$$name.in"
 	done

@@ -5,6 +5,7 @@ An existing file is never lost.
     media-backup backup|prune|drill TARGET              what the units do, as the account of the backups
     media-backup report TARGET VERB                     what they do at their end, as root: metrics, state, mail
     media-backup status [--json]                        what became of each
+    media-backup space                                  what each takes, and how long
     media-backup nearest MOMENT                         the newest copy that is not younger
     media-backup bring < request.json                   files that are not there, of the copy nearest to a moment
     media-backup restore MOMENT [--from TARGET] [--dry-run]    all files as they were
@@ -35,6 +36,7 @@ from .files import Account, MediaError
 from .rebuild import bring_database
 from .reports import REPORTS, STATE, VERBS, read_reports, report, status_lines
 from .restic import Restic
+from .space import space_lines
 from .work import work
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ def arguments() -> argparse.ArgumentParser:
     one.add_argument("target")
     one.add_argument("verb", choices=VERBS)
     commands.add_parser("status").add_argument("--json", action="store_true")
+    commands.add_parser("space")
     commands.add_parser("nearest").add_argument("moment", type=float)
     commands.add_parser("bring")
     one = commands.add_parser("restore")
@@ -125,6 +128,9 @@ def main() -> int:
         elif options.command == "status":
             state = read_reports(settings, REPORTS)
             lines = [json.dumps(state)] if options.json else status_lines(settings, state, time.time())
+            sys.stdout.writelines(f"{line}\n" for line in lines)
+        elif options.command == "space":
+            lines = space_lines(settings, read_reports(settings, REPORTS))
             sys.stdout.writelines(f"{line}\n" for line in lines)
         elif options.command == "restic":
             restic = next(one for one in as_root(settings) if one.target["name"] == options.target)

@@ -1,4 +1,4 @@
-"""What restic, ssh and servers say where a target cannot be opened or takes no more, and what that means for operators."""
+"""What restic, ssh and servers say where a target cannot be opened or takes no more, and what that means."""
 
 from __future__ import annotations
 
@@ -14,17 +14,35 @@ REFUSALS: Final = {
     r"Host key verification failed|REMOTE HOST IDENTIFICATION": (
         "the machine that answers for {name} has another host key than its host_key"
     ),
-    r"Permission denied \(|unexpected: 40[13] |response \(40[13]\)|Access ?Denied|[Aa]ccess [Kk]ey|SignatureDoesNotMatch": (
-        "{name} refuses the login"
+    r"Permission denied \(|unexpected: 40[13] |response \(40[13]\)|Access ?Denied|[Aa]ccess [Kk]ey"
+    r"|SignatureDoesNotMatch": "{name} refuses the login",
+    # Of a full disk the server of sftp says that it is a failure.
+    r"[Nn]o space left|[Qq]uota|SSH_FX_FAILURE|\b507\b|Insufficient Storage|StorageFull": (
+        "{name} is full, or takes no more"
+    ),
+    r"\b50[0234]\b|InternalError|Internal Server Error|Bad Gateway|Service Unavailable|[Ss]lowDown": (
+        "{name} answers with errors"
     ),
     r"connection refused|[Cc]onnection (reset|closed|timed out)|no route to host|[Nn]etwork is unreachable|no such host"
-    r"|i/o timeout|Could not resolve|broken pipe|EOF|Service Unavailable|Bad Gateway": "{name} cannot be reached",
+    r"|i/o timeout|Could not resolve|broken pipe|EOF": "{name} cannot be reached",
 }
 
 
 def refusal(name: str, said: str) -> str:
-    """Return why a target cannot be opened, where it is not that there are no copies yet; empty where that is unknown."""
+    """Return why a target cannot be opened or takes no more; empty where that is unknown, or it has no copies yet."""
     for shape, words in REFUSALS.items():
         if re.search(shape, said):
             return words.format(name=name)
     return ""
+
+
+def told(name: str, said: str, shown: int) -> str:
+    """Return what restic has said as operators read it: what it means, and its end, ``shown`` letters at most.
+
+    Of its tries, which are many, the last one stays.
+    """
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    tries = [line for line in lines if "retrying after" in line]
+    rest = [line for line in lines if "retrying after" not in line]
+    why = refusal(name, " ".join([*tries[-3:], *rest]))
+    return ": ".join(filter(None, (why, " ".join([*tries[-1:], *rest])[-shown:])))

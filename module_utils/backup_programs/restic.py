@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from .files import Account, MediaError
+from .refusals import told
 from .watched import STALLED, StalledError, communicate
 
 if TYPE_CHECKING:
@@ -83,12 +84,12 @@ class Copied:
     gone_meanwhile: int
 
 
+class UnreadError(MediaError):
+    """A copy was made, without some files."""
+
+
 class TooLongError(MediaError):
     """A copy had no time to be whole."""
-
-
-class LacksFilesError(MediaError):
-    """A copy was made, without files that cannot be read."""
 
 
 class Restic:
@@ -216,8 +217,7 @@ class Restic:
         """Copy what lies below a folder, as one copy of a kind, in so many seconds at most.
 
         Raises:
-            MediaError: no copy was made.
-            LacksFilesError: one was made without some files.
+            MediaError: no copy was made, or one without some files.
             TooLongError: the time was over; the next one goes on with what was sent.
 
         """
@@ -228,10 +228,10 @@ class Restic:
         if not summary and most is not None and time.monotonic() - began >= most:
             raise TooLongError(f"it took longer than {most:.0f} s")
         if status not in (0, INCOMPLETE) or not summary:
-            raise MediaError(f"restic backup failed ({status}): {said.strip()[-SHOWN:]}")
+            raise MediaError(f"restic backup failed ({status}): {told(self.target['name'], said, SHOWN)}")
         unread, gone = not_read(said, folder)
         if unread:
-            raise LacksFilesError(
+            raise UnreadError(
                 f"the copy {summary['snapshot_id']} lacks {len(unread)} files that cannot be read: "
                 f"{'; '.join(unread[:5])}"
             )

@@ -33,22 +33,22 @@ def moved(process: int) -> tuple[int, float]:
 
 
 def communicate(process: subprocess.Popen[str], most: float | None = None) -> tuple[str, str]:
-    """Wait for the end of a process, which is asked for after ``most`` seconds; answers what it printed, and said.
+    """Wait for the end of a process, and ask it to end after ``most`` seconds; answers what it printed, and said.
 
     Raises:
         StalledError: nothing has moved for STALLED seconds.
 
     """
     before, since = moved(process.pid), time.monotonic()
-    end = math.inf if most is None else since + most
+    deadline = since + most if most is not None else math.inf
     while True:
         try:
-            return process.communicate(timeout=max(0, min(60, STALLED / 4, end - time.monotonic())))
+            return process.communicate(timeout=max(0, min(60, STALLED / 4, deadline - time.monotonic())))
         except subprocess.TimeoutExpired:
-            if time.monotonic() >= end:
+            if time.monotonic() >= deadline:
                 # It takes its lock away.
                 process.send_signal(signal.SIGINT)
-                end = math.inf
+                deadline = math.inf
             now = moved(process.pid)
             if now[0] - before[0] >= MOVED_BYTES or now[1] - before[1] >= MOVED_SECONDS:
                 before, since = now, time.monotonic()

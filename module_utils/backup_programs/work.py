@@ -16,31 +16,19 @@ from .files import MediaError, write_whole
 from .locks import REPOSITORY, InUseError, backups_held, only_one
 from .proofs import LISTS, UNFINISHED_BACKUPS, compare, sample, settled
 from .refusals import refusal
-from .restic import (
-    DATABASE,
-    HOST,
-    MEDIA,
-    SHOWN,
-    Copied,
-    LacksFilesError,
-    Restic,
-    Snapshot,
-    TooLongError,
-    in_order,
-    pattern,
-)
+from .restic import DATABASE, HOST, MEDIA, SHOWN, Copied, Restic, Snapshot, TooLongError, UnreadError, in_order, pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
-#: Exit status that says that another one is at work on that target (EX_TEMPFAIL).
-IN_USE: Final = 75
-#: How long each waits for another one. The next hour copies again; removals and trials come once a week. Unit: s
-PATIENCE: Final = {"backup": 0, "prune": 6 * 3600, "drill": 6 * 3600}
 #: A lock of this host's restic is one of the dead, but restic sees that by its number: after a boot another process may
 #: have it. After half an hour it counts no more. Unit: s
 LOCKED: Final = 31 * 60
 LOCKED_PAUSE: Final = 30.0
+#: Exit status that says that another one is at work on that target (EX_TEMPFAIL).
+IN_USE: Final = 75
+#: How long each waits for another one. The next hour copies again; removals and trials come once a week. Unit: s
+PATIENCE: Final = {"backup": 0, "prune": 6 * 3600, "drill": 6 * 3600}
 #: How long a copy waits for a backup of the database that is made; the next hour copies again. Unit: s
 PATIENCE_FOR_BACKUPS: Final = 900
 #: What is copied with the backups of the database, below their folder.
@@ -130,7 +118,7 @@ class Work:
         # Only what a process has left that is gone: restic asks for that itself.
         self.restic.ask("unlock")
         if self.state.get("unfinished"):
-            self.take_up()
+            self._take_up()
         done: dict[str, Any] = {}
         problems = []
         for copy in (*((self._copy_database,) if self.target.get("database") else ()), self._copy_media):
@@ -139,6 +127,36 @@ class Work:
             except (MediaError, OSError) as error:
                 problems.append(str(error))
         return done | ({"problem": "; ".join(problems)} if problems else {})
+
+    def _send(self, *what: Any, **how: Any) -> Copied:
+        """Have a copy made, and note whether it came to its end."""
+        before = bool(self.state.get("unfinished"))
+        self.keep(unfinished=True)
+        try:
+            copied = self.restic.copy(*what, **how)
+        except UnreadError:
+            self.keep(unfinished=before)
+            raise
+        self.keep(unfinished=before)
+        return copied
+
+    def _take_up(self) -> None:
+        """List what a run has sent that did not come to its end.
+
+        restic writes its lists each ten minutes, and sends again what is in none of them: at 1 Gbit/s that is 75 GB.
+        Where nothing may be removed, the old lists stay beside the new one, and restic says so.
+        """
+        deadline = time.monotonic() + LOCKED
+        while True:
+            status, _, said = self.restic.run("rebuild-index")
+            if status == 0 or "already locked" not in said or time.monotonic() >= deadline:
+                break
+            time.sleep(LOCKED_PAUSE)
+            self.restic.ask("unlock")
+        if status == 0 or self.target["append_only"]:
+            self.keep(unfinished=False)
+        else:
+            sys.stderr.write(f"what the last run has sent is not listed, and is sent again: {said.strip()[-SHOWN:]}\n")
 
     def _copy_database(self) -> dict[str, Any]:
         """Copy the backups of the database while nobody changes them.
@@ -163,7 +181,7 @@ class Work:
                 began = time.time()
                 names = [name for name in PARTS if (self.backups / name).is_dir()]
                 left_out = ("--exclude", f"*{UNFINISHED_BACKUPS}")
-                copied = self.copy(DATABASE, self.backups, names, *left_out, most=most)
+                copied = self._send(DATABASE, self.backups, names, *left_out, most=most)
         except (InUseError, TooLongError) as error:
             sys.stderr.write(f"the backups of the database are copied to {self.target['name']} next time: {error}\n")
             return {"database_waits": str(error)}
@@ -192,41 +210,8 @@ class Work:
             patterns.write(excluded(self.media))
             patterns.flush()
             os.fchmod(patterns.fileno(), 0o644)  # restic may run as another account
-            copied = self.copy(MEDIA, self.media, ["."], "--exclude-file", patterns.name)
+            copied = self._send(MEDIA, self.media, ["."], "--exclude-file", patterns.name)
         return {**vars(copied), "media_copied": round(began)}
-
-    def copy(self, kind: str, folder: Path, names: Sequence[str], *options: str, most: float | None = None) -> Copied:
-        """Copy what lies below a folder, and remember while it has not come to its end.
-
-        Raises:
-            MediaError: no copy was made, or one without some files.
-            TooLongError: the time was over.
-
-        """
-        self.keep(unfinished=True)
-        try:
-            copied = self.restic.copy(kind, folder, names, *options, most=most)
-        except LacksFilesError:
-            self.keep(unfinished=False)
-            raise
-        self.keep(unfinished=False)
-        return copied
-
-    def take_up(self) -> None:
-        """List what a run has sent that did not come to its end.
-
-        restic writes its lists each ten minutes, and sends again what is in none of them: at 1 Gbit/s that is 75 GB.
-        Where nothing may be removed, the old lists stay beside the new one, and restic says so.
-        """
-        deadline = time.monotonic() + LOCKED
-        while True:
-            status, _, said = self.restic.run("rebuild-index")
-            if status == 0 or "already locked" not in said or time.monotonic() >= deadline:
-                break
-            time.sleep(LOCKED_PAUSE)
-            self.restic.ask("unlock")
-        if status != 0 and not self.target["append_only"]:
-            sys.stderr.write(f"what the last run has sent is not listed, and is sent again: {said.strip()[-SHOWN:]}\n")
 
     def prune(self) -> dict[str, Any]:
         """Forget copies that are too old, and give back their room. Each kind has bounds of its own.
@@ -247,9 +232,8 @@ class Work:
             tagged = [word for tag in tags for word in ("--tag", tag)]
             self.restic.ask("forget", "--host", HOST, "--group-by", "", *tagged, *kept)
         self.restic.ask("prune")
-        statistics = json.loads(self.restic.ask("--no-lock", "stats", "--mode", "raw-data", "--json"))
         copies = {"database_copies": len(self.restic.snapshots(DATABASE)), "copies": len(self.restic.snapshots())}
-        return {**copies, "target_bytes": int(statistics["total_size"])}
+        return {**copies, "target_bytes": self._stored()}
 
     def drill(self) -> dict[str, Any]:
         """Read a part of what is stored, another one each time, and compare a sample of each kind with what is here.
@@ -275,7 +259,14 @@ class Work:
                 done |= prove()
             except (MediaError, OSError) as error:
                 problems.append(str(error))
+        # Elsewhere whoever removes what is too old counts what stays.
+        if self.target["append_only"]:
+            done["target_bytes"] = self._stored()
         return done | ({"problem": "; ".join(problems)} if problems else {})
+
+    def _stored(self) -> int:
+        """Return what all copies take at the target, in bytes."""
+        return int(json.loads(self.restic.ask("--no-lock", "stats", "--mode", "raw-data", "--json"))["total_size"])
 
     def _prove_media(self) -> dict[str, Any]:
         snapshots = in_order(self.restic.snapshots(), time.time())
