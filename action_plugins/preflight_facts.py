@@ -8,7 +8,7 @@ the line ``driver``, the version of the loaded driver, and what ``df --output=si
 ``tree_address``, where the storage host is to serve the tree (empty: nowhere).
 
 Runs once, on the control machine, after the facts of all hosts of the play were gathered. The rules are in
-module_utils/platform_inventory.py.
+module_utils/platform_facts.py.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 try:
-    from ansible.module_utils import platform_inventory, platform_variables
+    from ansible.module_utils import platform_catalogue, platform_facts, platform_problems
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_inventory, platform_variables
+    from ansible.module_utils import platform_catalogue, platform_facts, platform_problems
 
 NO_IPV6 = "no-ipv6"
 NO_TIMEZONE = "no-timezone"
@@ -56,7 +56,7 @@ def number(value: Any) -> int | None:
 @cache
 def usual_profile() -> str:
     """Return the release profile that the role takes where the inventory names none."""
-    return str(platform_variables.read_yaml(ROLE / "defaults/main.yml")["escriptorium_profile"])
+    return str(platform_catalogue.read_yaml(ROLE / "defaults/main.yml")["escriptorium_profile"])
 
 
 def _lines(result: Any) -> list[str]:
@@ -117,7 +117,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         _, arguments = self.validate_argument_spec(argument_spec=ARGUMENTS)
 
         hosts = [self._host(name, variables, arguments) for name in variables["ansible_play_hosts"]]
-        problems = platform_inventory.check_facts(hosts)
+        problems = platform_facts.check_facts(hosts)
         result["changed"] = False
         if problems:
             result["failed"] = True
@@ -125,7 +125,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 f"The hosts have {len(problems)} problem{'s' if len(problems) > 1 else ''}, listed below. "
                 "Nothing was changed on them."
             )
-            result["problems"] = platform_inventory.report(problems)
+            result["problems"] = platform_problems.report(problems)
         else:
             result["msg"] = f"The hosts can carry the platform: {len(hosts)} checked."
         return result
@@ -137,7 +137,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         driver, shared_memory = gpu_state(seen)
         try:
             facts = own["ansible_facts"]
-            described = platform_inventory.HostFacts(
+            described = platform_facts.HostFacts(
                 distribution=str(facts["distribution"]),
                 major_version=str(facts["distribution_major_version"]),
                 version=str(facts["distribution_version"]),
@@ -166,9 +166,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 raise AnsibleActionFail(f"{name}: {key} cannot be resolved: {error}") from error
 
         memory = setting("preflight_memory_mb", None)
-        settings = platform_inventory.FactsSettings(
+        settings = platform_facts.FactsSettings(
             allow_untested=boolean(setting("preflight_allow_untested", "no")),
-            release_disk_gb=float(setting("preflight_release_disk_gb", platform_inventory.DEFAULT_RELEASE_DISK_GB)),
+            release_disk_gb=float(setting("preflight_release_disk_gb", platform_facts.DEFAULT_RELEASE_DISK_GB)),
             memory_mb={str(group): int(size) for group, size in memory.items()}
             if isinstance(memory, Mapping)
             else number(memory),
@@ -179,9 +179,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             tree_address=str(registered["tree_address"]),
         )
         roles = frozenset(
-            group for group in platform_inventory.DEFAULT_MEMORY_MB if name in variables["groups"].get(group, ())
+            group for group in platform_facts.DEFAULT_MEMORY_MB if name in variables["groups"].get(group, ())
         )
-        return platform_inventory.FactsHost(name, described, roles, settings)
+        return platform_facts.FactsHost(name, described, roles, settings)
 
     def _gpu(self, setting: Callable[[str, Any], Any]) -> Any:
         """Return what the host's cards ask of its driver; None where it has none for its own workers."""
@@ -192,10 +192,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         profile = usual_profile() if given is None else str(given)
         folder = Path(profile) if "/" in profile else ROLE / "files/profiles" / profile
         try:
-            content = platform_variables.read_yaml(folder / "profile.yml") or {}
-        except platform_variables.CatalogueError as error:
+            content = platform_catalogue.read_yaml(folder / "profile.yml") or {}
+        except platform_catalogue.CatalogueError as error:
             raise AnsibleActionFail(f"the release profile cannot be read: {error}") from error
-        return platform_inventory.GpuSettings(
+        return platform_facts.GpuSettings(
             workers=len(workers),
             load_threads=number(setting("escriptorium_training_load_threads", 0)) or 0,
             managed=boolean(setting("nvidia_driver_managed", "yes")),

@@ -29,12 +29,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 try:
     from ansible.module_utils import (
+        platform_catalogue,
         platform_files,
         platform_inventory,
         platform_playbooks,
         platform_problems,
         platform_queues,
         platform_read,
+        platform_secret_rules,
         platform_ssh,
         platform_templates,
         platform_topology,
@@ -44,12 +46,14 @@ except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(ROOT / "module_utils"))
     from ansible.module_utils import (
+        platform_catalogue,
         platform_files,
         platform_inventory,
         platform_playbooks,
         platform_problems,
         platform_queues,
         platform_read,
+        platform_secret_rules,
         platform_ssh,
         platform_templates,
         platform_topology,
@@ -101,11 +105,11 @@ def ansible_names(used: Iterable[str]) -> frozenset[str]:
     mapping = constants.MAGIC_VARIABLE_MAPPING.values()
     known = {*constants.COMMON_CONNECTION_VARS, *(name for names in mapping for name in names)}
     known |= {"ansible_python_interpreter"}
-    known |= platform_variables.plugin_variables(Path(ansible.plugins.__file__).parent)
+    known |= platform_catalogue.plugin_variables(Path(ansible.plugins.__file__).parent)
     if any(name.startswith("ansible_") and name not in known for name in used):
         for folder in AnsibleCollectionConfig.collection_paths:
             for plugins in Path(folder, "ansible_collections").glob("*/*/plugins"):
-                known |= platform_variables.plugin_variables(plugins)
+                known |= platform_catalogue.plugin_variables(plugins)
     return frozenset(known)
 
 
@@ -233,9 +237,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Say what is wrong with inventory and ``-e``, or what is worth a warning."""
         try:
-            catalogue = platform_variables.load_catalogue(ROOT)
+            catalogue = platform_catalogue.load_catalogue(ROOT)
             run = platform_playbooks.run_of(playbooks_of_run(), ROOT)
-        except platform_variables.CatalogueError as error:
+        except platform_catalogue.CatalogueError as error:
             raise AnsibleActionFail(f"this repository cannot be read: {error}") from error
 
         sources = variables["ansible_inventory_sources"]
@@ -251,7 +255,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         problems = given + list(platform_ssh.check_asked(inventory, catalogue, asked=asked))
         problems += platform_files.check_files(sources, groups, inventory.hosts, ROOT)
         folder = platform_files.secrets_folder(sources, variables.get("inventory_dir"))
-        if not secrets_required and folder and platform_inventory.missing_secrets(inventory, catalogue):
+        if not secrets_required and folder and platform_secret_rules.missing_secrets(inventory, catalogue):
             problems += platform_files.check_secrets_place(folder, ROOT)
         found = platform_inventory.check_inventory(inventory, catalogue, secrets_required=secrets_required)
         problems += [platform_playbooks.with_playbooks(problem, run) for problem in found]
@@ -260,7 +264,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return {
                 "failed": True,
                 "msg": f"{'This run' if given else 'The inventory'} has {count}, listed below. No host was contacted.",
-                "problems": platform_inventory.report(problems),
+                "problems": platform_problems.report(problems),
             }
         return {
             "msg": f"The inventory is sound: {len(inventory.hosts)} host{'s' if len(inventory.hosts) > 1 else ''}.",

@@ -16,16 +16,14 @@ from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
 try:
-    from ansible.module_utils import platform_files, platform_secrets
+    from ansible.module_utils import platform_files
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_files, platform_secrets
+    from ansible.module_utils import platform_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-IN_A_DRY_RUN = "a run without --check makes it\n"
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]
@@ -33,17 +31,9 @@ class LookupModule(LookupBase):  # type: ignore[misc]
 
     def run(self, terms: Sequence[Any], variables: Mapping[str, Any] | None = None, **kwargs: Any) -> list[str]:
         """Return one text."""
-        known = variables or {}
         (name,) = (str(term) for term in terms)
-        sources = known.get("ansible_inventory_sources") or ()
-        site = platform_files.secrets_folder(sources, known.get("inventory_dir"))
-        path = site / platform_secrets.CERTIFICATES / name if site else None
-        if path and path.exists():
-            return [str(self._loader.get_text_file_contents(str(path)))]
-        if not kwargs.get("needed"):
-            return [""]
-        if known.get("ansible_check_mode"):
-            return [IN_A_DRY_RUN]
-        raise AnsibleLookupError(
-            f"{path or name} is not there: ansible-playbook playbooks/generate-secrets.yml makes it, as site.yml does"
-        )
+        try:
+            text = platform_files.site_file(name, variables or {}, self._loader, needed=bool(kwargs.get("needed")))
+        except platform_files.MissingFileError as error:
+            raise AnsibleLookupError(str(error)) from error
+        return [f"{platform_files.IN_A_DRY_RUN}\n" if text is None else text]

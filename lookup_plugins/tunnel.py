@@ -18,18 +18,16 @@ from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
 try:
-    from ansible.module_utils import platform_files, platform_read, platform_secrets, platform_tunnel
+    from ansible.module_utils import platform_files, platform_read, platform_tunnel
     from ansible.module_utils import platform_tunnel_keys as keys
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_files, platform_read, platform_secrets, platform_tunnel
+    from ansible.module_utils import platform_files, platform_read, platform_tunnel
     from ansible.module_utils import platform_tunnel_keys as keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-IN_A_DRY_RUN = "a run without --check makes it"
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]
@@ -51,6 +49,8 @@ class LookupModule(LookupBase):  # type: ignore[misc]
                     endpoint = f"{private[site.topology.storage[0]]}:{int(port)}"
                     public = self._keys(known, keys.public_key)
                     return [platform_tunnel.peers(site.topology, str(host), inside, endpoint, public)]
+        except platform_files.MissingFileError as error:
+            raise AnsibleLookupError(str(error)) from error
         except KeyError as error:
             raise AnsibleLookupError(f"tunnel: the inventory has no private_address of {error}") from error
         except (ValueError, keys.TunnelKeyError) as error:
@@ -59,13 +59,5 @@ class LookupModule(LookupBase):  # type: ignore[misc]
 
     def _keys(self, known: Mapping[str, Any], make: Callable[[str, str], str]) -> Callable[[str], str]:
         """Return what makes a key of a host; the site's file, which may be encrypted, is read once."""
-        sources = known.get("ansible_inventory_sources") or ()
-        site = platform_files.secrets_folder(sources, known.get("inventory_dir"))
-        path = site / platform_secrets.CERTIFICATES / keys.FILE if site else None
-        if path and path.exists():
-            content = str(self._loader.get_text_file_contents(str(path)))
-            return lambda host: make(content, host)
-        if known.get("ansible_check_mode"):
-            return lambda _: IN_A_DRY_RUN
-        made = "ansible-playbook playbooks/generate-secrets.yml makes it, as site.yml does"
-        raise AnsibleLookupError(f"{path or keys.FILE} is not there: {made}")
+        content = platform_files.site_file(keys.FILE, known, self._loader)
+        return lambda host: platform_files.IN_A_DRY_RUN if content is None else make(content, host)

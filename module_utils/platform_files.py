@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from .platform_problems import THE_INVENTORY, Problem, did_you_mean
 from .platform_secrets import CERTIFICATES, RELATIVE_PATH, VAULT_HEADER
 from .platform_variables import PLATFORM_GROUPS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 #: In the order in which Ansible looks; the first one that is there wins.
 SUFFIXES: Final = ("", ".yml", ".yaml", ".json")
@@ -27,6 +27,12 @@ OWN_FILES: Final = frozenset(
     f"{name}.yml" for name in ("application", "backup", "base", "database", "firewall", "gpu", "storage", "topology")
 )
 OWN_PLACE: Final = "the folder of your site, e.g. inventories/mysite"
+#: Stands for what a file of the site says, in a dry run before there is one.
+IN_A_DRY_RUN: Final = "a run without --check makes it"
+
+
+class MissingFileError(Exception):
+    """A file of the site is not there; the message says what makes it."""
 
 
 def inventory_folders(sources: Iterable[str]) -> list[Path]:
@@ -69,6 +75,27 @@ def secrets_folder(sources: Iterable[str], near: str | None = None) -> Path | No
     folders = inventory_folders(sources)
     first = folders[0] if folders else None
     return next((one for one in folders if near and _same(one, Path(near))), first)
+
+
+def site_file(name: str, variables: Mapping[str, Any], loader: Any, *, needed: bool = True) -> str | None:
+    """Return what a file beside the site's certificates says, decrypted; ``variables`` are those that a plugin gets.
+
+    Empty where it is missing and not needed; None in a dry run of a site that has none yet.
+
+    Raises:
+        MissingFileError: it is needed, and not there.
+
+    """
+    folder = secrets_folder(variables.get("ansible_inventory_sources") or (), variables.get("inventory_dir"))
+    path = folder / CERTIFICATES / name if folder else None
+    if path and path.exists():
+        return str(loader.get_text_file_contents(str(path)))
+    if not needed:
+        return ""
+    if variables.get("ansible_check_mode"):
+        return None
+    made = "ansible-playbook playbooks/generate-secrets.yml makes it, as site.yml does"
+    raise MissingFileError(f"{path or name} is not there: {made}")
 
 
 def check_secrets_place(folder: Path, repository: Path) -> list[Problem]:

@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from .gpu_partition.cards import DEFAULT_TRAINING_MEMORY, Card, CardProblem, check_training_memory, parse_cards
+from .gpu_partition.cards import DEFAULT_TRAINING_MEMORY, CardProblem, check_training_memory, parse_cards
 from .gpu_partition.workers import KINDS, GpuWorker, gpu_workers
 from .platform_problems import THE_INVENTORY, UNRESOLVED, Inventory, Problem, Rule, given, listed, quote
 from .platform_queues import CARDS, TRAINING_QUEUE, gpu_hosts, has_cards, queues_of, who_is_who
 
 if TYPE_CHECKING:
+    from .gpu_partition.card import Card
     from .platform_variables import Catalogue
 
 MEMORY = "gpu_training_memory_mib"

@@ -8,9 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from .platform_inventory import rule_derived_names, rule_sizes, rule_types
+from .platform_catalogue import playbook_options
+from .platform_names import rule_derived_names
 from .platform_problems import UNRESOLVED, Inventory, Problem, did_you_mean, quote
-from .platform_variables import Catalogue, Variable, contains_template, playbook_options
+from .platform_sizes import rule_sizes
+from .platform_types import rule_types
+from .platform_variables import Catalogue, Variable, contains_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -1,6 +1,6 @@
 """What the checks of an inventory speak with: the inventory, and the problems that are found in it.
 
-No Ansible import. The rules are in platform_inventory.py and, for GPUs, in platform_gpu.py.
+No Ansible import. platform_inventory.py and platform_facts.py name the rules that use it.
 """
 
 from __future__ import annotations
@@ -102,6 +102,13 @@ def quote(value: Any) -> str:
     return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 3] + "..."
 
 
+def show(name: str, value: Any, catalogue: Catalogue) -> str:
+    """Return a value as a message shows it; secrets are never shown."""
+    if value is None or value == "":
+        return "nothing"
+    return "a value that is not shown" if catalogue.is_secret(name) else quote(value)
+
+
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.75) -> str:
     """`` did you mean 'x'?`` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
@@ -123,3 +130,23 @@ def listed(hosts: Iterable[str], shown: int = 4) -> str:
     if len(every) <= shown + 1:
         return ", ".join(every)
     return f"{', '.join(every[:shown])} and {len(every) - shown} more"
+
+
+def collapse(problems: Iterable[Problem], hosts: Iterable[str]) -> list[Problem]:
+    """One problem for all hosts that share it: a wrong line of group_vars is one mistake, not a hundred."""
+    everyone = tuple(hosts)
+    merged: dict[tuple[str, str, str, str], list[str]] = {}
+    for problem in problems:
+        owners = merged.setdefault((problem.variable, problem.found, problem.wanted, problem.mend), [])
+        if problem.host not in owners:
+            owners.append(problem.host)
+    result = []
+    for (variable, found, wanted, mend), owners in merged.items():
+        whole = len(everyone) > 1 and set(owners) >= set(everyone)
+        result.append(Problem(EVERY_HOST if whole else listed(owners), variable, found, wanted, mend))
+    return result
+
+
+def report(problems: Iterable[Problem]) -> str:
+    """All problems as lines of text, ready to print."""
+    return "\n".join(problem.text() for problem in problems)

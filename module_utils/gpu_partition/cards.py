@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from .card import Card
 from .intent import MAX, WANTED, plan_intent
 from .models import Model, UnknownModelError, find_model
 from .placement import IllegalLayoutError, describe, reasons_against
@@ -19,7 +20,8 @@ from .workers import KINDS, fitting_trainings, gpu_workers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-TrainingMemory = Mapping[str, int]
+    from .card import TrainingMemory
+
 _Value = TypeVar("_Value")
 
 # CREMMA's figures: recognition stays under 5 GB and segmentation under 10 GB. A 1g.5gb has 4864 MiB, a 2g.10gb 9856.
@@ -45,30 +47,6 @@ _UUID: Final = re.compile(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I
 _VGPU_NAME: Final = re.compile(r"[A-Z][A-Za-z0-9-]*-[0-9]+(-[0-9]+)?[ABCQ](ME)?")
 _VGPU_NUMBER: Final = re.compile(r"(?:nvidia-)?([0-9]{1,5})")
 _SHOWN_LENGTH: Final = 80
-
-
-@dataclass(frozen=True)
-class Card:
-    """One declared card.
-
-    ``address`` is what NVML finds it by: a PCI address (``0000:17:00.0``), a UUID or an index, as ``address_kind``
-    says. ``slices`` maps profiles to numbers with an intent already resolved; it is empty unless the backend is
-    ``mig``. ``workers`` is how many share the card (backend ``none``, else 0); ``mps_memory_mib`` and
-    ``mps_thread_percentage`` are the limits of each of them (0 unless ``sharing`` is ``mps``).
-    """
-
-    name: str
-    model: Model
-    address_kind: str
-    address: str
-    backend: str = "none"
-    slices: Mapping[str, int] = field(default_factory=dict)
-    workers: int = 0
-    sharing: str = "time"
-    mps_memory_mib: int = 0
-    mps_thread_percentage: int = 0
-    vgpu_type: str = ""
-    vgpu_count: int = 0
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from .workers import gpu_workers, slice_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .cards import Card
+    from .card import Card
 
 _EXIT_CODES: Final = f"""exit codes:
   {RIGHT}  right, or done

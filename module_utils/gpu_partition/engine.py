@@ -35,7 +35,7 @@ from .workers import gpu_workers, slice_name
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from .cards import Card
+    from .card import Card
     from .layout import Layout, Memory
 
 RIGHT: Final = 0

@@ -11,7 +11,7 @@ from .workers import KINDS, fitting_trainings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from .cards import TrainingMemory
+    from .card import TrainingMemory
     from .models import Model, Profile
 
 MAX: Final = "max"

@@ -17,11 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .cards import DEFAULT_TRAINING_MEMORY, Card, CardProblem, TrainingMemory, check_training_memory, parse_cards
+from .cards import DEFAULT_TRAINING_MEMORY, CardProblem, check_training_memory, parse_cards
 from .placement import Slice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from .card import Card, TrainingMemory
 
 LAYOUT_FILE: Final = Path("/etc/gpu-partition/layout.json")
 STATE_FOLDER: Final = Path("/var/lib/gpu-partition")

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .cards import DEFAULT_TRAINING_MEMORY, Card, check_training_memory
+from .card import Card
+from .cards import DEFAULT_TRAINING_MEMORY, check_training_memory
 from .intent import MAX, WANTED, plan_intent
 from .layout import LAYOUT_FILE, LayoutError, read_layout
 from .models import find_model
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from .cards import TrainingMemory
+    from .card import TrainingMemory
 
 OK: Final = 0
 UNREADABLE: Final = 1

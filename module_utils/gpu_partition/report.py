@@ -10,7 +10,7 @@ from .workers import KINDS, gpu_workers, slice_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .cards import Card, TrainingMemory
+    from .card import Card, TrainingMemory
     from .models import Model
 
     Placed = Mapping[str, Sequence[Slice]]

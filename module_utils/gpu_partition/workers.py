@@ -10,7 +10,7 @@ from .placement import Slice, place
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from .cards import Card, TrainingMemory
+    from .card import Card, TrainingMemory
 
 KINDS: Final = ("recognition", "segmentation")
 

@@ -735,7 +735,7 @@ assert (report.restored, report.unclaimed, redis.hlen("unacked")) == ([], 1, 1)
 fifth = worker("gpu0@e")
 seen = redis.hget(lease.RENEWED, fifth.id).decode()
 fifth.check()
-assert not reaper.declare_dead(redis, fifth.id, seen)
+assert not lease.declare_dead(redis, fifth.id, seen)
 redis.flushdb()
 """,
     )

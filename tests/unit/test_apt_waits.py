@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from action_plugins.host_config import LOCK_TIMEOUT
-from module_utils.platform_variables import read_yaml
+from module_utils.platform_catalogue import read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from module_utils.platform_variables import derived_variables
+from module_utils.platform_catalogue import derived_variables
 
 if TYPE_CHECKING:
     import subprocess

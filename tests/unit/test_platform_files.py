@@ -10,10 +10,12 @@ import yaml
 
 from module_utils.platform_files import (
     OWN_FILES,
+    MissingFileError,
     check_files,
     check_secrets_place,
     inventory_folders,
     secrets_folder,
+    site_file,
 )
 
 if TYPE_CHECKING:
@@ -147,6 +149,14 @@ def test_secrets_lie_where_every_host_reads_them(tmp_path: Path) -> None:
     # What Ansible calls the folder of a host's inventory is not where it reads variables.
     assert secrets_folder([a], str(tmp_path / "a/part")) == tmp_path / "a"
     assert secrets_folder(["one,two,"]) is None
+
+
+def test_a_site_that_is_a_list_of_hosts_has_no_file() -> None:
+    given = {"ansible_inventory_sources": ["one,two,"]}
+    assert site_file("server.key", given, None, needed=False) == ""
+    assert site_file("server.key", given | {"ansible_check_mode": True}, None) is None
+    with pytest.raises(MissingFileError, match=r"^server\.key is not there: .* makes it, as site\.yml does$"):
+        site_file("server.key", given, None)
 
 
 @pytest.mark.parametrize("name", ["all.yml", "all.yaml", "all.json", "all"])

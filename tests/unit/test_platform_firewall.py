@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from module_utils import platform_firewall as firewall
+from module_utils.platform_catalogue import load_catalogue
 from module_utils.platform_inventory import check_inventory
 from module_utils.platform_topology import Topology
-from module_utils.platform_variables import load_catalogue
-from tests.unit.test_platform_inventory import inventory
+from tests.unit.sound_inventory import inventory
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Topology(frontend=("front",), storage=("store",), replicas=("copy",), compute=("n1", "n2"))

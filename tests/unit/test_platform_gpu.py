@@ -7,15 +7,8 @@ from typing import Any
 
 import pytest
 
+from module_utils.platform_facts import GB, FactsHost, FactsSettings, GpuSettings, HostFacts, check_facts
 from module_utils.platform_gpu import cuda_of_driver, rule_trainings_have_a_place
-from module_utils.platform_inventory import (
-    GB,
-    FactsHost,
-    FactsSettings,
-    GpuSettings,
-    HostFacts,
-    check_facts,
-)
 from module_utils.platform_problems import UNRESOLVED, Inventory
 from module_utils.platform_queues import gpu_hosts, queues_of
 from module_utils.platform_variables import Catalogue

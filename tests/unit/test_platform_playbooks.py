@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from jinja2 import Environment, meta, nodes
 
+from module_utils.platform_catalogue import load_catalogue, playbook_options, read_yaml
 from module_utils.platform_playbooks import GIVEN, HOSTS_OF_PLAYS, LIMIT, Run, belongs_to_hosts, check_given, run_of
-from module_utils.platform_variables import Catalogue, load_catalogue, playbook_options, read_yaml
+
+if TYPE_CHECKING:
+    from module_utils.platform_variables import Catalogue
 
 RunPlaybook = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -12,7 +12,8 @@ from ansible.template import Templar
 from module_utils import platform_queues
 from module_utils.platform_capacity import QUEUES
 from module_utils.platform_inventory import check_inventory
-from tests.unit.test_platform_inventory import CATALOGUE, inventory
+from module_utils.platform_queues import resting_queues
+from tests.unit.sound_inventory import CATALOGUE, inventory, only, problems
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,3 +112,41 @@ def test_a_queue_that_hosts_no_longer_take_is_missed(queue: str, monkeypatch: py
 def test_each_queue_stands_in_two_places(name: str, value: Any, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform_queues, name, value)
     assert f"queue {queue}" in {problem.variable for problem in check_inventory(inventory(), CATALOGUE)}
+
+
+def test_queue_that_nobody_consumes() -> None:
+    queues = {"compute_queues": ["default", "live", "low-priority"]}
+    assert only(problems(cpu1=queues, cpu2=queues)).variable == "queue gpu"
+    assert problems(cpu1=queues) == []
+
+
+def test_queues_of_drained_hosts_rest() -> None:
+    processors = {"compute_queues": ["default", "live", "low-priority"]}
+    drained = {"compute_state": "drained"}
+    assert resting_queues(inventory(cpu1=drained), CATALOGUE) == {}
+    assert resting_queues(inventory(cpu1=processors, cpu2=drained), CATALOGUE) == {"gpu": ("cpu2",)}
+    everywhere = resting_queues(inventory(cpu1=drained, cpu2=drained), CATALOGUE)
+    assert everywhere == dict.fromkeys(("default", "live", "low-priority", "gpu"), ("cpu1", "cpu2"))
+    assert problems(cpu1=drained, cpu2=drained) == []
+
+
+def test_alignment_needs_a_worker() -> None:
+    queues = {"compute_queues": ["default", "live", "low-priority", "gpu"]}
+    assert problems({"escriptorium_text_alignment": True}) == []
+    assert only(problems({"escriptorium_text_alignment": True}, cpu1=queues, cpu2=queues)).variable == "queue jvm"
+
+
+@pytest.mark.parametrize("queue", ["jvm", "imports", "gppu"])
+def test_queue_that_nobody_fills(queue: str) -> None:
+    problem = only(problems(cpu1={"compute_queues": ["default", queue]}))
+    assert problem.found == f"{queue!r}, a queue that nobody fills"
+
+
+def test_queue_named_twice() -> None:
+    assert only(problems(cpu1={"compute_queues": ["gpu", "gpu"]})).found == "'gpu' 2 times"
+
+
+def test_wrong_overrides() -> None:
+    found = problems(cpu1={"celery_worker_overrides": {"defualt": {}, "gpu": {"concurrency": 0}}})
+    assert len(found) == 2
+    assert found[0].mend == "did you mean 'default'?"

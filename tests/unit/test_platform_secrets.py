@@ -10,6 +10,7 @@ import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
 
+from module_utils.platform_catalogue import load_catalogue
 from module_utils.platform_inventory import check_inventory
 from module_utils.platform_problems import Inventory
 from module_utils.platform_secrets import (
@@ -24,7 +25,7 @@ from module_utils.platform_secrets import (
     render,
     write_private,
 )
-from module_utils.platform_variables import SITE_VARIABLES, load_catalogue
+from module_utils.platform_site_variables import SITE_VARIABLES
 
 if TYPE_CHECKING:
     import subprocess

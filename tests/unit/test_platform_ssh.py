@@ -10,7 +10,7 @@ import pytest
 from module_utils import platform_ssh
 from module_utils.platform_problems import UNRESOLVED, Problem
 from module_utils.platform_variables import Variable
-from tests.unit.test_platform_inventory import CATALOGUE, inventory
+from tests.unit.sound_inventory import CATALOGUE, inventory
 
 OWN = (("base_ssh_harden", True), ("base_ssh_jump_host", False))
 VARIABLES = {name: Variable(name, "bool", "", default=default, has_default=True) for name, default in OWN}

@@ -7,7 +7,7 @@ import pytest
 from module_utils.platform_inventory import check_inventory
 from module_utils.platform_problems import UNRESOLVED, Inventory, Problem, Unresolvable
 from module_utils.platform_templates import reachable
-from tests.unit.test_platform_inventory import CATALOGUE, inventory
+from tests.unit.sound_inventory import CATALOGUE, inventory
 
 FACT = "object of type 'dict' has no attribute 'eth0'"
 

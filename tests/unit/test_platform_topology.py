@@ -15,10 +15,10 @@ from lookup_plugins.absent_hosts import LookupModule as AbsentHosts
 from lookup_plugins.topology import PLAIN
 from lookup_plugins.topology import LookupModule as TopologyLookup
 from module_utils import platform_topology
+from module_utils.platform_catalogue import derived_variables, load_catalogue
 from module_utils.platform_queues import gpu_hosts, who_is_who
 from module_utils.platform_topology import SERVICES, Topology, ssh_port, topology
-from module_utils.platform_variables import derived_variables, load_catalogue
-from tests.unit.test_platform_inventory import inventory
+from tests.unit.sound_inventory import inventory
 
 if TYPE_CHECKING:
     from pathlib import Path

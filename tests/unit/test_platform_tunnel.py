@@ -17,7 +17,7 @@ from module_utils import platform_tunnel_keys as keys
 from module_utils.platform_inventory import check_inventory
 from module_utils.platform_secrets import CERTIFICATES
 from module_utils.platform_topology import Topology
-from tests.unit.test_platform_inventory import CATALOGUE, inventory
+from tests.unit.sound_inventory import CATALOGUE, inventory
 
 if TYPE_CHECKING:
     import subprocess

@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from module_utils.platform_variables import (
-    PLATFORM_GROUPS,
-    RESERVED_GROUPS,
-    contains_template,
-    read_yaml,
-    role_defaults,
-    role_folders,
-    role_options,
-)
+from module_utils.platform_catalogue import read_yaml, role_defaults, role_folders, role_options
+from module_utils.platform_variables import PLATFORM_GROUPS, RESERVED_GROUPS, contains_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

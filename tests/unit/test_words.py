@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from module_utils.platform_variables import read_yaml
+from module_utils.platform_catalogue import read_yaml
 from tests.unit.test_apt_waits import FILES, tasks
 
 if TYPE_CHECKING:

@@ -131,7 +131,7 @@ def consumer(module: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         taken.append(arguments)
         return Lease(module.lease)
 
-    monkeypatch.setattr(module.lease, "install", install)
+    monkeypatch.setattr(module.worker_lease, "install", install)
     made = module.Consumer("app", "gpu@c1")
     assert taken == [("app", "gpu@c1", 60)]
     made.task_consumer = SimpleNamespace(channel=SimpleNamespace(qos=Qos()))

@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from module_utils.gpu_partition.card import Card
 from module_utils.gpu_partition.cards import (
     DEFAULT_TRAINING_MEMORY,
-    Card,
     CardProblem,
     check_training_memory,
     parse_cards,

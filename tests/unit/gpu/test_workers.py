@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from module_utils.gpu_partition.cards import DEFAULT_TRAINING_MEMORY, Card, parse_cards
+from module_utils.gpu_partition.card import Card
+from module_utils.gpu_partition.cards import DEFAULT_TRAINING_MEMORY, parse_cards
 from module_utils.gpu_partition.models import find_model, models
 from module_utils.gpu_partition.placement import IllegalLayoutError, Slice, legal_layouts, place
 from module_utils.gpu_partition.workers import GpuWorker, fitting_trainings, gpu_workers, slice_name

@@ -21,7 +21,7 @@ from celery import bootsteps
 from celery.worker import consumer as celery_consumer
 from celery.worker import state
 
-from escriptorium_cluster import lease
+from escriptorium_cluster import lease, worker_lease
 
 #: The worker's loop turns as often, and gives signs of life (``watchdog``). Celery's heartbeats did that, which workers
 #: do not send: one that is due when the broker goes away is tried again in the loop until it is back. Seconds.
@@ -75,7 +75,7 @@ class Consumer(celery_consumer.Consumer):
         super().__init__(*arguments, **options)
         from django.conf import settings
 
-        self.lease = lease.install(self.app, self.hostname, settings.CLUSTER_LEASE_SECONDS)
+        self.lease = worker_lease.install(self.app, self.hostname, settings.CLUSTER_LEASE_SECONDS)
 
     def connect(self) -> Any:
         """Connect, and go on polling when what vain attempts have left is closed."""

@@ -141,6 +141,21 @@ if tag then
 end
 return 1
 """
+# KEYS: leases, renewed, dead, running. ARGV: lease, time of the renewal that was seen last, seconds until its
+# jobs go back.
+# Answers 0 when it has been renewed since. Seen as never renewed: whatever its renewal is.
+DECLARE_DEAD = """
+local renewed = redis.call('HGET', KEYS[2], ARGV[1])
+if ARGV[2] ~= '*' and (renewed or '') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[3], ARGV[1], redis.call('TIME')[1] + ARGV[3])
+redis.call('HDEL', KEYS[1], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1])
+local running = redis.call('HGETALL', KEYS[4])
+for i = 1, #running, 2 do
+  if running[i + 1] == ARGV[1] then redis.call('HDEL', KEYS[4], running[i]) end
+end
+return 1
+"""
 
 
 class Verdict(Enum):
@@ -285,6 +300,15 @@ def as_text(raw: Any) -> str:
 def read_hash(redis: Any, name: str) -> dict[str, str]:
     """Return a hash of Redis as texts."""
     return {as_text(key): as_text(value) for key, value in redis.hgetall(name).items()}
+
+
+def declare_dead(redis: Any, lease: str, renewed: str = "*", grace: float = 0.0) -> bool:
+    """Declare a lease dead, unless it was renewed since ``renewed`` was seen.
+
+    :param grace: seconds for which its jobs still stay where they are.
+    """
+    keys = (LEASES, RENEWED, DEAD, RUNNING)
+    return bool(redis.eval(DECLARE_DEAD, len(keys), *keys, lease, renewed, f"{grace:.0f}"))
 
 
 def _text(path: str) -> str:
@@ -443,8 +467,6 @@ class Lease:
 
         Does not return. The reaper puts the jobs back; where the broker does not answer either, after the lease's time.
         """
-        from escriptorium_cluster.reaper import declare_dead
-
         logger.critical("%s can work no more, its jobs go to others: %s", self.holder.node, reason)
         try:
             declare_dead(self._redis, self.id, grace=LEAVE_SECONDS)
@@ -529,45 +551,5 @@ class Lease:
         os._exit(status)
 
 
-def running_here() -> frozenset[str]:
-    """Return the task ids of the jobs that run in this worker's children."""
-    from celery.worker import state
-
-    while True:
-        try:
-            return frozenset(request.id for request in state.active_requests)
-        except RuntimeError:  # the main thread has begun or ended a job meanwhile
-            continue
-
-
-def _note_end(**_: Any) -> None:
-    if current:
-        current.ending = True
-
-
 #: The lease of this process or, in a child, of its parent.
 current: Lease | None = None
-
-
-def install(app: Any, node: str, seconds: float) -> Lease:
-    """Take a lease for this worker's main process. To be called before the pool makes its children."""
-    global current  # noqa: PLW0603 - one for each process, which the children inherit
-    from celery import signals
-    from redis import Redis
-
-    from escriptorium_cluster.reaper import give_back, succeed
-
-    redis = Redis.from_url(
-        app.conf.broker_read_url, socket_connect_timeout=ANSWER_SECONDS, socket_timeout=ANSWER_SECONDS
-    )
-    current = Lease(redis, this_process(node), seconds, give_back, running_here)
-    try:
-        succeed(redis, current.holder)
-    except Exception as error:
-        # The reaper does it after the lease's time.
-        logger.warning("could not look after former workers of this name: %s", error)
-    current.check()
-    current.start()
-    signals.worker_process_init.connect(die_with_parent, weak=False, dispatch_uid=__name__)
-    signals.worker_shutting_down.connect(_note_end, weak=False, dispatch_uid=__name__)
-    return current

@@ -43,6 +43,7 @@ from escriptorium_cluster.lease import (
     Holder,
     as_text,
     beat_of,
+    declare_dead,
     host_of,
     parse_holder,
     parse_note,
@@ -72,21 +73,6 @@ PRIORITIES = ("", *(f"{SEPARATOR}{step}" for step in (3, 6, 9)))
 NOT_NOW = 75
 NO_HOST = 68
 
-# KEYS: leases, renewed, dead, running. ARGV: lease, time of the renewal that was seen last, seconds until its
-# jobs go back.
-# Answers 0 when it has been renewed since. Seen as never renewed: whatever its renewal is.
-DECLARE_DEAD = """
-local renewed = redis.call('HGET', KEYS[2], ARGV[1])
-if ARGV[2] ~= '*' and (renewed or '') ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[3], ARGV[1], redis.call('TIME')[1] + ARGV[3])
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
-local running = redis.call('HGETALL', KEYS[4])
-for i = 1, #running, 2 do
-  if running[i + 1] == ARGV[1] then redis.call('HDEL', KEYS[4], running[i]) end
-end
-return 1
-"""
 # KEYS: unacked, its index, notes. ARGV: tag, note, message as it is there, message as it goes back, queues.
 GIVE_BACK = """
 if redis.call('HGET', KEYS[3], ARGV[1]) ~= ARGV[2] or redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[3] then return 0 end
@@ -290,15 +276,6 @@ def give_back(redis: Any, tag: str, note: str) -> tuple[str, ...]:
         GIVE_BACK, 3, UNACKED, UNACKED_INDEX, NOTES, tag, note, raw, json.dumps(redelivered(message)), *queues
     )
     return tuple(queues) if moved else ()
-
-
-def declare_dead(redis: Any, lease: str, renewed: str = "*", grace: float = 0.0) -> bool:
-    """Declare a lease dead, unless it was renewed since ``renewed`` was seen.
-
-    :param grace: seconds for which its jobs still stay where they are.
-    """
-    keys = (LEASES, RENEWED, DEAD, RUNNING)
-    return bool(redis.eval(DECLARE_DEAD, len(keys), *keys, lease, renewed, f"{grace:.0f}"))
 
 
 def give_back_jobs_of_dead(redis: Any) -> list[Restored]:
