@@ -51,8 +51,8 @@ venv: .venv/.installed ## Make the pinned environment in .venv
 .PHONY: requirements
 requirements: venv ## Take newer versions into requirements*.txt
 	for name in requirements requirements-acceptance requirements-servers; do
-	  uv pip compile --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \
-	    --custom-compile-command 'make requirements' --output-file "$$name.txt" "$$name.in"
+	  # The head of each file has this command: the bot of renovate.json reads it there, and wants it written with `=`.
+	  uv pip compile --upgrade --quiet --universal --python-version=3.11 --generate-hashes --output-file="$$name.txt" "$$name.in"
 	done
 
 .PHONY: engine

@@ -192,16 +192,16 @@ def tree_files(root: str, folders: Sequence[str]) -> list[str]:
         raise AnsibleFilterError(f"tree_files: {error}") from error
 
 
-def breaking_changes(note: str, deployed: bool, version: str, read: str = "") -> list[str]:
-    """Return why a site with this note must not be deployed with this version of the repository; usually nothing."""
+def breaking_changes(note: str, deployed: bool, number: str, read: str = "") -> list[str]:
+    """Return why a site with this note must not be deployed with a repository of this number; usually nothing."""
     try:
         noted = platform_version.note_of(note, deployed)
     except ValueError as error:
         raise AnsibleFilterError(
-            f"breaking_changes: the note of the version on the frontend is none: {error}"
+            f"breaking_changes: /etc/escriptorium-version on the frontend holds no number: {error}"
         ) from error
     names = [name.strip() for name in read.split(",") if name.strip()]
-    return list(platform_version.refusals(noted, int(version), names))
+    return list(platform_version.refusals(noted, int(number), names))
 
 
 def restore_line(info: Sequence[Mapping[str, Any]], wanted: str | int) -> int:

@@ -93,7 +93,7 @@ def zfs_kept(kept: Mapping[str, Mapping[str, int]], datasets: Mapping[str, str],
 
 
 def zfs_report(raw: Mapping[str, Any], shared: bool = False, ashift: int = capacity.ASHIFT) -> str:
-    """Return what ``make plan`` shows of a pool: its series, what it holds, what may fail."""
+    """Return what ``make plan`` shows of a pool: its vdevs, what it holds, what may fail."""
     pool, problems = declaration.parse_pool(raw)
     if pool is None:
         raise AnsibleFilterError(f"zfs_report: {problems}")

@@ -1,6 +1,7 @@
 """Changes of this repository that need something from the operator before a site may be deployed with it.
 
-The file VERSION is raised with each of them; full runs of site.yml note it on the frontend. No Ansible import.
+The file BREAKING_CHANGES counts them; full runs of site.yml note that number on the frontend. The version of this
+repository, in VERSION, is another thing: people read it, and no run asks for it. No Ansible import.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-#: What a site without a note was deployed with.
+#: Number of a site that was deployed before there were notes.
 BEFORE_NOTES: Final = 1
 #: Goes on where the hosts were deployed with a newer version of this repository.
 OLDER: Final = "older-repository"
@@ -19,10 +20,10 @@ OLDER: Final = "older-repository"
 
 @dataclass(frozen=True)
 class BreakingChange:
-    """One change: its name for ``breaking_change_read``, the version that brought it, and what has to be done."""
+    """One change: its name for ``breaking_change_read``, its number, and what has to be done."""
 
     name: str
-    version: int
+    number: int
     text: str
 
 
@@ -37,7 +38,7 @@ BREAKING: Final = (
 
 
 def note_of(text: str, deployed: bool) -> int | None:
-    """Return the version that a site was deployed with, from its note; None where nothing is deployed yet.
+    """Return the number that a site was deployed with, from its note; None where nothing is deployed yet.
 
     Raises:
         ValueError: the note is no number.
@@ -49,13 +50,13 @@ def note_of(text: str, deployed: bool) -> int | None:
 
 
 def refusals(
-    noted: int | None, version: int, read: Collection[str], changes: Sequence[BreakingChange] = BREAKING
+    noted: int | None, number: int, read: Collection[str], changes: Sequence[BreakingChange] = BREAKING
 ) -> list[str]:
     """Return why a run must not go on, one text for each reason.
 
     Args:
-        noted: what the site was deployed with; None for a bare one, which nothing breaks.
-        version: what this repository is.
+        noted: number that the site was deployed with; None for a bare one, which nothing breaks.
+        number: number of this repository.
         read: names of the changes that the operator has seen to.
         changes: all that there are.
 
@@ -67,14 +68,15 @@ def refusals(
     ]
     if noted is None:
         return found
-    if noted > version and OLDER not in read:
+    if noted > number and OLDER not in read:
         found.append(
-            f"{OLDER}: these hosts were deployed with version {noted} of this repository, and this is version "
-            f"{version}. Take the newer one (git pull); where you mean to go back, its notes in CHANGELOG.md say how."
+            f"{OLDER}: these hosts were deployed with a newer version of this repository (breaking change {noted}; the "
+            f"newest here is {number}). Take that one (git pull); where you mean to go back, its notes in CHANGELOG.md "
+            "say how."
         )
     found += [
         f"{change.name}: {change.text}"
         for change in changes
-        if noted < change.version <= version and change.name not in read
+        if noted < change.number <= number and change.name not in read
     ]
     return found

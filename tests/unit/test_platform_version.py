@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import date
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,7 +51,20 @@ def test_a_misspelt_name_is_refused() -> None:
     assert text == "breaking_change_read=tow: there is none of this name; there are: older-repository, three, two"
 
 
-def test_the_file_names_the_newest_version(root: Path) -> None:
-    version = int((root / "VERSION").read_text())
-    assert max(change.version for change in BREAKING) <= version
+def test_the_file_counts_all_of_them(root: Path) -> None:
+    """By its number each change is told from the others; 1 is what there was before the first."""
+    numbers = [change.number for change in BREAKING]
+    assert numbers == [*range(2, int((root / "BREAKING_CHANGES").read_text()) + 1)]
     assert len({change.name for change in BREAKING}) == len(BREAKING)
+
+
+def test_the_changelog_has_a_part_for_each_version(root: Path) -> None:
+    heads = re.findall(r"^## (.*)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
+    released = heads[1:] if heads[0] == "Unreleased" else heads
+    parts = [re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*) - (\S+)", head) for head in released]
+    assert all(parts), released
+    versions = [tuple(map(int, part.groups()[:3])) for part in parts if part]
+    days = [date.fromisoformat(part[4]) for part in parts if part]
+    assert versions == sorted(set(versions), reverse=True)
+    assert days == sorted(days, reverse=True)
+    assert (root / "VERSION").read_text() == ".".join(map(str, versions[0])) + "\n"

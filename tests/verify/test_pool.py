@@ -1,4 +1,4 @@
-"""A compute host joins the pool while jobs run, and leaves it again."""
+"""A compute host joins the platform while jobs run, and leaves it again."""
 
 from __future__ import annotations
 
