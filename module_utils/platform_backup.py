@@ -1,7 +1,7 @@
 """Where copies of media and database go: the targets of a site as its units need them, and what is wrong with them.
 
-No Ansible import. ``backup_targets`` is declared in platform_variables.py; the role media_backup takes what ``targets``
-makes of it. Why each thing is as it is: docs/decisions/0036-media-backups.md.
+No Ansible import. ``backup_targets`` is declared in platform_site_variables.py; the role media_backup takes what
+``targets`` makes of it. Why each thing is as it is: docs/decisions/0036-media-backups.md.
 """
 
 from __future__ import annotations

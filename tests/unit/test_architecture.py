@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from module_utils.platform_variables import read_yaml
+from module_utils.platform_catalogue import read_yaml
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = ("architecture.md", "glossary.md")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,16 +158,22 @@ def test_every_playbook_begins_alike(path: Path) -> None:
     assert path.name == "begin.yml" or first["ansible.builtin.import_playbook"] in BEGINNING
 
 
+def processor_time() -> float:
+    """Return what programs that have ended have taken. Unit: s"""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda path: path.name)
 def test_every_playbook_refuses_what_is_misspelt(
     path: Path, inventory: Path, run_playbook: RunPlaybook, start_playbook: RunPlaybook, tmp_path: Path
 ) -> None:
     (tmp_path / "more.yml").write_text("hsot: node1\n")
-    begun = time.monotonic()
-    # The longest one with the start of Ansible in its time.
+    # The longest one with the start of Ansible in its time: that of the processor, since other tests may run beside it.
     run = start_playbook if path.name == "site.yml" else run_playbook
+    before = processor_time()
     result = run(inventory, str(path), "-e", "preflight_secrets=generated", "-e", f"@{tmp_path}/more.yml")
-    assert time.monotonic() - begun < LIMIT_S
+    assert processor_time() - before < LIMIT_S
     assert result.returncode == 2, result.stdout
     assert "-e: hsot: found an unknown variable" in result.stdout
     assert result.stdout.count("TASK [") == 1

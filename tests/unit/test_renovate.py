@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from module_utils.platform_variables import read_yaml
+from module_utils.platform_catalogue import read_yaml
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SETTINGS: Final[dict[str, Any]] = json.loads((ROOT / "renovate.json").read_text())
