@@ -159,7 +159,7 @@ def test_every_playbook_begins_alike(path: Path) -> None:
 
 
 def processor_time() -> float:
-    """Return what programs that have ended have taken. Unit: s"""
+    """Return the seconds of processor time that programs which have ended have taken."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
