@@ -20,8 +20,10 @@ CHECKS: Final = (
     "test_login_note.py", "test_mutations.py", "test_platform_playbooks.py", "test_release_profiles.py",
     "test_roles_documented.py", "test_words.py",
 )  # fmt: skip
+# Without the one that starts Ansible and counts its seconds.
 CHOSEN: Final = (
-    "login_note or announce-maintenance or kraken-5-mysite or playbooks_read or plays_choose or in_playbooks_are"
+    "(login_note or announce-maintenance or kraken-5-mysite or playbooks_read or plays_choose or in_playbooks_are)"
+    " and not misspelt"
 )
 #: What the checks have to have been asked about.
 ASKED: Final = (
