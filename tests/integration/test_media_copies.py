@@ -343,6 +343,29 @@ def test_no_more_is_sent_in_a_second_than_is_allowed(host: Callable[..., Host], 
 
 
 @pytest.mark.fault
+def test_a_copy_ends_with_its_hours_and_goes_on_with_the_next(host: Callable[..., Host], servers: Servers) -> None:
+    place = servers.place("rest", "by-night")
+    place.given["limit_hours"] = 1
+    here = host("", place)
+    here.constants["HOUR"] = 10
+    here.fill(noise(192))
+    assert place.wire
+    place.wire.rate = 12 << 20
+    ended = here.run("backup", "by-night")
+    assert ended.status == 1
+    assert 9 < ended.seconds < 60
+    assert "the 1 hours of by-night (limit_hours) are over before all is copied" in ended.problem
+    sent = whole(place)
+    assert sent >= PACK
+    place.wire.mend()
+    here.constants.pop("HOUR")
+    place.wire.sent = 0
+    assert here.done("backup", "by-night")["files"] == 48
+    assert place.wire.sent < (192 << 20) - sent + PACK + BESIDE
+    assert not [one for one in place.store.sizes() if one.startswith("locks/")]
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize(("kind", "status"), [("s3", 500), ("rest", 500), ("rest", 507)])
 def test_a_server_that_fails_in_the_middle(host: Callable[..., Host], servers: Servers, kind: str, status: int) -> None:
     """After a minute or more restic gives up; what was sent counts."""
