@@ -269,6 +269,26 @@ def test_errors_that_pass_are_ridden_out(host: Callable[..., Host], servers: Ser
         assert here.done("drill", name)["compared"] == 6
 
 
+@pytest.mark.parametrize("kind", ["rest", late("sftp"), late("s3")])
+def test_a_first_copy_may_come_on_a_disk(host: Callable[..., Host], servers: Servers, kind: str) -> None:
+    """As docs/backup.md has it: a copy to a folder, whose files are carried to the place of a target elsewhere."""
+    near = host("directory")
+    name, disk = only(near)
+    near.fill(noise(24))
+    near.done("backup", name)
+    there = servers.place(kind, f"seeded-{kind}")
+    there.store.seed(disk.store.stored())
+    here = host("", there, seeded=False)
+    shutil.copytree(near.media, here.media, dirs_exist_ok=True)
+    assert there.wire
+    there.wire.sent = 0
+    done = here.done("backup", f"seeded-{kind}")
+    assert done["files"] == 6
+    assert done["added_bytes"] < BESIDE
+    assert there.wire.sent < BESIDE
+    assert here.done("drill", f"seeded-{kind}")["compared"] == 6
+
+
 @contextmanager
 def small_disk(path: Path, mib: int) -> Iterator[None]:
     """Put a disk of so many MiB in the place of a folder."""
