@@ -42,7 +42,7 @@ OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {
     "s3": ("path", "region"),
     "rest": (),
 }
-FOR_ALL: Final = ("name", "type", "append_only", "limit_upload", "calendar", "database")
+FOR_ALL: Final = ("name", "type", "append_only", "limit_upload", "limit_hours", "calendar", "database")
 #: Which parts of a login a type needs; rest may do without, where the server lets in by address.
 LOGINS: Final[Mapping[str, str]] = {"s3": "needed", "rest": "possible"}
 #: Names of other things among the backups.
@@ -116,6 +116,7 @@ def _target(one: Mapping[str, Any], login: bool, backups: str) -> dict[str, Any]
         "region": str(one.get("region", "")),
         "append_only": _yes(one.get("append_only", False)),
         "limit_upload": int(one.get("limit_upload", 0)),
+        "limit_hours": int(one.get("limit_hours", 0)),
         "calendar": str(one.get("calendar", "hourly")),
         "database": _takes_database(one, backups),
         "login": login,
@@ -249,6 +250,9 @@ def _shape_problems(host: str, path: str, kind: str, one: Mapping[str, Any]) -> 
     url = one.get("url")
     if isinstance(url, str) and url and kind in ("s3", "rest"):
         yield from _url_problems(host, f"{path}.url", url)
+    hours = one.get("limit_hours")
+    if isinstance(hours, int) and not isinstance(hours, bool) and hours < 0:
+        yield Problem(host, f"{path}.limit_hours", quote(hours), "hours, 0 or more", "0 means as long as it takes")
     limit = one.get("limit_upload")
     if isinstance(limit, int) and not isinstance(limit, bool) and limit < 0:
         yield Problem(host, f"{path}.limit_upload", quote(limit), "KiB/s, 0 or more", "0 means as much as there is")

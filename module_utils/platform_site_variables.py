@@ -204,6 +204,12 @@ SITE_VARIABLES: tuple[Variable, ...] = (
                 ),
                 Variable("limit_upload", "int", "Most that is sent there. Unit: KiB/s; 0: no limit.", example=2000),
                 Variable(
+                    "limit_hours",
+                    "int",
+                    "Longest time that one copy of the media takes; the next one goes on. Unit: h; 0: no limit.",
+                    example=8,
+                ),
+                Variable(
                     "calendar", "str", "When it is copied to, as systemd reads it (OnCalendar).", example="hourly"
                 ),
             )

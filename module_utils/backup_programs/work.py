@@ -21,6 +21,7 @@ from .restic import DATABASE, HOST, MEDIA, SHOWN, Copied, Restic, Snapshot, TooL
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+HOUR: Final = 3600.0
 #: A lock of this host's restic is one of the dead, but restic sees that by its number: after a boot another process may
 #: have it. After half an hour it counts no more. Unit: s
 LOCKED: Final = 31 * 60
@@ -210,7 +211,15 @@ class Work:
             patterns.write(excluded(self.media))
             patterns.flush()
             os.fchmod(patterns.fileno(), 0o644)  # restic may run as another account
-            copied = self._send(MEDIA, self.media, ["."], "--exclude-file", patterns.name)
+            hours = int(self.target.get("limit_hours", 0))
+            most = hours * HOUR if hours else None
+            try:
+                copied = self._send(MEDIA, self.media, ["."], "--exclude-file", patterns.name, most=most)
+            except TooLongError as error:
+                raise MediaError(
+                    f"the {hours} hours of {self.target['name']} (limit_hours) are over before all is copied; the next "
+                    f"copy goes on with what was sent"
+                ) from error
         return {**vars(copied), "media_copied": round(began)}
 
     def prune(self) -> dict[str, Any]:

@@ -269,6 +269,26 @@ def test_errors_that_pass_are_ridden_out(host: Callable[..., Host], servers: Ser
         assert here.done("drill", name)["compared"] == 6
 
 
+@pytest.mark.parametrize("kind", ["rest", late("sftp"), late("s3")])
+def test_a_first_copy_may_come_on_a_disk(host: Callable[..., Host], servers: Servers, kind: str) -> None:
+    """As docs/backup.md has it: a copy to a folder, whose files are carried to the place of a target elsewhere."""
+    near = host("directory")
+    name, disk = only(near)
+    near.fill(noise(24))
+    near.done("backup", name)
+    there = servers.place(kind, f"seeded-{kind}")
+    there.store.seed(disk.store.stored())
+    here = host("", there, seeded=False)
+    shutil.copytree(near.media, here.media, dirs_exist_ok=True)
+    assert there.wire
+    there.wire.sent = 0
+    done = here.done("backup", f"seeded-{kind}")
+    assert done["files"] == 6
+    assert done["added_bytes"] < BESIDE
+    assert there.wire.sent < BESIDE
+    assert here.done("drill", f"seeded-{kind}")["compared"] == 6
+
+
 @contextmanager
 def small_disk(path: Path, mib: int) -> Iterator[None]:
     """Put a disk of so many MiB in the place of a folder."""
@@ -340,6 +360,29 @@ def test_no_more_is_sent_in_a_second_than_is_allowed(host: Callable[..., Host], 
     assert place.wire
     done = here.done("backup", "limited")
     assert 1.5 < place.wire.sent / done["seconds"] / (1 << 20) < 2.1
+
+
+@pytest.mark.fault
+def test_a_copy_ends_with_its_hours_and_goes_on_with_the_next(host: Callable[..., Host], servers: Servers) -> None:
+    place = servers.place("rest", "by-night")
+    place.given["limit_hours"] = 1
+    here = host("", place)
+    here.constants["HOUR"] = 10
+    here.fill(noise(192))
+    assert place.wire
+    place.wire.rate = 12 << 20
+    ended = here.run("backup", "by-night")
+    assert ended.status == 1
+    assert 9 < ended.seconds < 60
+    assert "the 1 hours of by-night (limit_hours) are over before all is copied" in ended.problem
+    sent = whole(place)
+    assert sent >= PACK
+    place.wire.mend()
+    here.constants.pop("HOUR")
+    place.wire.sent = 0
+    assert here.done("backup", "by-night")["files"] == 48
+    assert place.wire.sent < (192 << 20) - sent + PACK + BESIDE
+    assert not [one for one in place.store.sizes() if one.startswith("locks/")]
 
 
 @pytest.mark.fault

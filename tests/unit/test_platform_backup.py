@@ -141,6 +141,7 @@ def test_sound_targets(targets: list[Any], logins: Any) -> None:
         ([{**SFTP, "path": "backups"}], ["backup_targets[0].path"]),
         ([{**DISK, "path": "/mnt/../etc"}], ["backup_targets[0].path"]),
         ([{**DISK, "limit_upload": -1}], ["backup_targets[0].limit_upload"]),
+        ([{**DISK, "limit_hours": -1}], ["backup_targets[0].limit_hours"]),
         ([{**DISK, "calendar": " "}], ["backup_targets[0].calendar"]),
         ([{**REST, "url": "http://backup.example.org/"}], ["backup_targets[0].url"]),
         ([{**REST, "url": "https://me:hush@backup.example.org/"}], ["backup_targets[0].url"]),
