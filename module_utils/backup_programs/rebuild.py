@@ -46,11 +46,11 @@ def read_note(reports: Path) -> dict[str, Any]:
 
 def unreached(restic: Restic) -> str:
     """Return why a target cannot be opened, with what helps; empty where it can."""
-    if restic.identity():
+    found, said = restic.identity()
+    if found:
         return ""
-    _, _, said = restic.run("--no-lock", "cat", "config")
     name, key = restic.target["name"], restic.secret("key.pub")
-    words = f"the copies at {name} cannot be opened: {said.strip()[-500:]}"
+    words = f"the copies at {name} cannot be opened: {said[-500:]}"
     if restic.target["type"] == "sftp" and key.exists():
         place = f"{restic.target['user']}@{restic.target['host']}"
         words += f" This host has a new key. Let it in at {place}, in .ssh/authorized_keys: restrict {key.read_text()}"
