@@ -269,8 +269,7 @@ class Work:
             except (MediaError, OSError) as error:
                 problems.append(str(error))
         # Elsewhere whoever removes what is too old counts what stays.
-        if self.target["append_only"]:
-            done["target_bytes"] = self._stored()
+        done |= {"target_bytes": self._stored()} if self.target["append_only"] else {}
         return done | ({"problem": "; ".join(problems)} if problems else {})
 
     def _stored(self) -> int:
