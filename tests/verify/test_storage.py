@@ -143,6 +143,7 @@ def client(machines: dict[str, Machine]) -> Guest:
     guest.run(f"mkdir -p {PROGRAMS}")
     guest.put(f"{PROGRAMS}/writer.py", WRITER)
     guest.put(f"{PROGRAMS}/locker.py", LOCKER)
+    guest.run("sync")  # tests cut its power
     return guest
 
 
