@@ -25,6 +25,7 @@ REFUSALS: Final = {
     ),
     r"connection refused|[Cc]onnection (reset|closed|timed out)|no route to host|[Nn]etwork is unreachable|no such host"
     r"|i/o timeout|Could not resolve|broken pipe|EOF": "{name} cannot be reached",
+    "unable to start the sftp session": "{name} refuses the login, or cannot be reached",
 }
 
 

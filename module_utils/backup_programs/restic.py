@@ -199,7 +199,11 @@ class Restic:
 
     def identity(self) -> tuple[str, str]:
         """Return the name of the repository, empty where none can be opened, and what restic says then."""
-        status, output, said = self.run("--no-lock", "cat", "config")
+        for _ in range(4):
+            status, output, said = self.run("--no-lock", "cat", "config")
+            # It had no time to pass on what ssh has said.
+            if "file already closed" not in said:
+                break
         return (str(json.loads(output)["id"]), "") if status == 0 else ("", said.strip())
 
     def snapshots(self, kind: str = MEDIA) -> list[Snapshot]:

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 from typing import Final
 
-#: restic waits for ever for a server that takes bytes and answers nothing: one that has moved no more than this for so
-#: long is ended. Unit: s; bytes of files and network; s of processor time
-STALLED: Final = 1800.0
-MOVED_BYTES: Final = 1 << 20
-MOVED_SECONDS: Final = 5.0
+#: restic waits for ever for a server that takes bytes and answers nothing, and for an ssh that has ended: one that moved
+#: no more than this for so long is ended. Its tries take time of processors too.
+STALLED: Final = 1800.0  # s
+MOVED_BYTES: Final = 1 << 20  # of files and network
+MOVED_SECONDS: Final = 60.0  # of processors
 
 
 class StalledError(Exception):
