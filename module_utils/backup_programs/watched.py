@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-#: restic waits for ever for a server that takes bytes and answers nothing, and for an ssh that has ended: one that moved
-#: no more than this for so long is ended. Its tries take time of processors too.
+#: restic waits for ever for a server that takes bytes and answers nothing, and for an ssh that has ended: what moved no
+#: more than this for so long is ended. Its tries take time of processors too.
 STALLED: Final = 1800.0  # s
 MOVED_BYTES: Final = 1 << 20  # of files and network
 MOVED_SECONDS: Final = 60.0  # of processors
