@@ -372,7 +372,7 @@ def test_a_copy_ends_with_its_hours_and_goes_on_with_the_next(host: Callable[...
     here.constants["HOUR"] = 10
     here.fill(noise(192))
     assert place.wire
-    place.wire.rate = 12 << 20
+    place.wire.rate = 3 << 20  # of each of five connections
     ended = here.run("backup", "by-night")
     assert ended.status == 1
     assert 9 < ended.seconds < 60
