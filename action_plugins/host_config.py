@@ -42,8 +42,6 @@ LOCK_TIMEOUT = 600
 #: Seconds for which the package lists count as new.
 LISTS_VALID = 86400
 
-NO_SHELL = "/usr/sbin/nologin"
-
 #: Keys of an entry that stay on the control machine.
 OWN_KEYS = frozenset({"template", "source", "vars", "when", "notify"})
 
@@ -88,7 +86,8 @@ _ACCOUNT = {
     "name": {"type": "str", "required": True},
     "uid": {"type": "int"},
     "gid": {"type": "int"},
-    **dict.fromkeys(("home", "shell", "comment"), _TEXT),
+    **dict.fromkeys(("home", "comment"), _TEXT),
+    "shell": {"type": "str", "default": "/usr/sbin/nologin"},
 }
 _STRAY = {"pattern": {"type": "str", "required": True}, "contains": _TEXT, "wait": _SWITCH}
 
@@ -220,7 +219,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         wanted = {key: value for key, value in account.items() if key != "gid"}
         user: dict[str, Any] = self._execute_module(
             module_name="ansible.builtin.user",
-            module_args={"shell": NO_SHELL, "system": "uid" not in account, "create_home": False, **wanted, **number},
+            module_args={"system": "uid" not in account, "create_home": False, **wanted, **number},
             task_vars=variables,
         )
         return user

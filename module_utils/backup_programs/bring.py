@@ -136,8 +136,7 @@ class Copies:
         """Yield a folder of the account's in a folder of root's, and take it away again."""
         place = Path(tempfile.mkdtemp(prefix="media-", dir=self.scratch))
         try:
-            if restic.account is not None and os.geteuid() == 0:
-                os.chown(place, restic.account.uid, restic.account.gid)
+            restic.give(place)
             yield place
         finally:
             shutil.rmtree(place)

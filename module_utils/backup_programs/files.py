@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -30,6 +31,19 @@ class Account:
 
     uid: int
     gid: int
+
+
+def run(*arguments: str) -> str:
+    """Run a program, answer what it prints.
+
+    Raises:
+        MediaError: it failed.
+
+    """
+    done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd="/")
+    if done.returncode != 0:
+        raise MediaError(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def day(moment: float) -> str:

@@ -119,8 +119,7 @@ def _room(restic: Restic, scratch: Path) -> Iterator[Path]:
         shutil.rmtree(place)
     place.mkdir(mode=0o700)
     try:
-        if restic.account is not None and os.geteuid() == 0:
-            os.chown(place, restic.account.uid, restic.account.gid)
+        restic.give(place)
         yield place
     finally:
         shutil.rmtree(place)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from .files import Account, MediaError, clean_name, missing_folders, open_below, write_new
+from .files import Account, MediaError, clean_name, missing_folders, open_below, run, write_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,19 +38,6 @@ class Source:
 
     name: str
     folder: Path
-
-
-def run(*arguments: str) -> str:
-    """Run a program, answer what it prints.
-
-    Raises:
-        MediaError: it failed.
-
-    """
-    done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd="/")
-    if done.returncode != 0:
-        raise MediaError(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
-    return done.stdout
 
 
 def in_order(listed: str, moment: float) -> list[str]:

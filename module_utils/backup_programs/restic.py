@@ -148,6 +148,11 @@ class Restic:
             words += ["-o", option]
         return " ".join([*words, f"{self.target['user']}@{self.target['host']}", "-s", "sftp"])
 
+    def give(self, place: Path) -> None:
+        """Give a folder to the account that restic runs as, where that is another one."""
+        if self.account is not None and os.geteuid() == 0:
+            os.chown(place, self.account.uid, self.account.gid)
+
     def start(
         self, *arguments: str, folder: str = "/", stderr: int | BinaryIO = subprocess.PIPE
     ) -> subprocess.Popen[str]:

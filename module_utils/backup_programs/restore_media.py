@@ -18,14 +18,13 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from .files import Account, MediaError, acting_as, open_folder
+from .files import Account, MediaError, acting_as, open_folder, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -55,19 +54,6 @@ class Change:
     moment: float
     kind: str
     path: str
-
-
-def run(*arguments: str) -> str:
-    """Run a program, answer what it prints.
-
-    Raises:
-        MediaError: it failed.
-
-    """
-    done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd="/")
-    if done.returncode != 0:
-        raise MediaError(f"{' '.join(arguments)} failed: {done.stderr.strip()}")
-    return done.stdout
 
 
 def parse_snapshots(listed: str) -> list[Snapshot]:

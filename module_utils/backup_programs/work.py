@@ -19,7 +19,9 @@ from .refusals import refusal
 from .restic import DATABASE, HOST, MEDIA, SHOWN, Copied, Restic, Snapshot, TooLongError, UnreadError, in_order, pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from .restic import Node
 
 HOUR: Final = 3600.0
 #: A lock of this host's restic is one of the dead, but restic sees that by its number: after a boot another process may
@@ -282,7 +284,7 @@ class Work:
             if self.media.is_dir() and not any(self.media.iterdir()):
                 return {"compared": 0, "sample": 0}
             raise MediaError("there is no copy of the media yet")
-        proof = self._proof(snapshots[0], self.media)
+        proof = self._proof(snapshots[0], self.restic.files(snapshots[0]), self.media)
         return {"snapshot": snapshots[0].name[:8], **proof, "media_proved": round(snapshots[0].made)}
 
     def _prove_database(self) -> dict[str, Any]:
@@ -296,7 +298,8 @@ class Work:
         newest = snapshots[0]
         # First what is here: what is removed meanwhile is missing there for nobody.
         wanted = settled(self.backups, newest.made)
-        for node in self.restic.files(newest):
+        nodes = list(self.restic.files(newest))
+        for node in nodes:
             wanted.pop(node.name, None)
         lacking = [name for name in wanted if (self.backups / name).exists()]
         if lacking:
@@ -304,13 +307,13 @@ class Work:
             raise MediaError(
                 f"the copy {newest.name[:8]} of the database's backups lacks {len(lacking)} files: {shown}"
             )
-        proof = self._proof(newest, self.backups, first=LISTS)
+        proof = self._proof(newest, nodes, self.backups, first=LISTS)
         found = {f"database_{name}": value for name, value in proof.items()}
         return {"database_snapshot": newest.name[:8], **found, "database_proved": round(newest.made)}
 
-    def _proof(self, snapshot: Snapshot, live: Path, first: str = "") -> dict[str, int]:
+    def _proof(self, snapshot: Snapshot, nodes: Iterable[Node], live: Path, first: str = "") -> dict[str, int]:
         most = int(self.settings["sample_files"]), int(self.settings["sample_mib"]) << 20
-        chosen = sample(self.restic.files(snapshot), *most, first=first)
+        chosen = sample(nodes, *most, first=first)
         return {"compared": compare(self.restic, snapshot, chosen, live, self.folder), "sample": len(chosen)}
 
 

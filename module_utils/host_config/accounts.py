@@ -18,7 +18,7 @@ class WantedAccount:
     uid: int | None = None
     gid: int | None = None
     home: str = ""
-    shell: str = "/usr/sbin/nologin"
+    shell: str = ""
     comment: str = ""
 
 
