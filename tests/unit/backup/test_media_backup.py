@@ -79,7 +79,8 @@ def test_a_copy_that_was_cut_off_is_gone_on_with(site: Site) -> None:
     (site.media / "large.bin").write_bytes(noise)
     site.work().open()
     first = subprocess.Popen(
-        site.restics[0].command("backup", "--host", HOST, "."),
+        # So slowly that it is at its second pack for two seconds after its first.
+        site.restics[0].command("--limit-upload", "4000", "backup", "--host", HOST, "."),
         cwd=site.media,
         env={**site.restics[0].environment(), "GOMAXPROCS": "1"},
         stdout=subprocess.DEVNULL,
