@@ -23,8 +23,11 @@ REFUSALS: Final = {
     r"\b50[0234]\b|InternalError|Internal Server Error|Bad Gateway|Service Unavailable|[Ss]lowDown": (
         "{name} answers with errors"
     ),
+    # The last two lines are how Go tells of a server that hangs up before it is asked, or is silent.
     r"connection refused|[Cc]onnection (reset|closed|timed out)|no route to host|[Nn]etwork is unreachable|no such host"
-    r"|i/o timeout|Could not resolve|broken pipe|EOF": "{name} cannot be reached",
+    r"|i/o timeout|Could not resolve|broken pipe|EOF"
+    r"|server closed idle connection|connection broken|deadline exceeded|(handshake|Client\.) ?[Tt]imeout"
+    r"|timeout awaiting": "{name} cannot be reached",
     "unable to start the sftp session": "{name} refuses the login, or cannot be reached",
 }
 
