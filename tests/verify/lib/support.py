@@ -6,19 +6,22 @@ client. They run against containers (Molecule) and against the real application 
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import os
 import re
+import shutil
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -137,8 +140,16 @@ class Inventory:
             f"ssh://root@{self.address(host)}",
             ssh_identity_file=str(REPOSITORY / ".cache/ssh/id_ed25519"),
             ssh_extra_args="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
-            controlpath=str(REPOSITORY / ".cache/ssh/check-%C").replace("%", "%%"),
+            controlpath=f"{_sockets()}/%%C",
         )
+
+
+@cache
+def _sockets() -> str:
+    """Folder of shared connections, as long as this process lives. A socket's path has 107 bytes at most: unix(7)."""
+    folder = tempfile.mkdtemp(prefix="ssh-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @dataclass(frozen=True)
