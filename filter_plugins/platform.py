@@ -16,6 +16,7 @@ try:
     from ansible.module_utils import (
         platform_backup,
         platform_capacity,
+        platform_environment,
         platform_firewall,
         platform_queues,
         platform_rebuild,
@@ -33,6 +34,7 @@ except ImportError:
     from ansible.module_utils import (
         platform_backup,
         platform_capacity,
+        platform_environment,
         platform_firewall,
         platform_queues,
         platform_rebuild,
@@ -225,6 +227,7 @@ class FilterModule:
         return {
             "breaking_changes": breaking_changes,
             "compute_queues": compute_queues,
+            "environment_files": platform_environment.files,
             "firewall_rules": firewall_rules,
             "firewall_sources": firewall_sources,
             "gpu_cards": gpu_cards,

@@ -16,11 +16,11 @@ import ansible.module_utils
 from ansible.plugins.lookup import LookupBase
 
 try:
-    from ansible.module_utils import platform_read
+    from ansible.module_utils import platform_plugins, platform_read
 except ImportError:
     # module_utils of ansible.cfg serves modules on hosts only; plugins on the control machine need the path themselves.
     ansible.module_utils.__path__.append(str(Path(__file__).resolve().parent.parent / "module_utils"))
-    from ansible.module_utils import platform_read
+    from ansible.module_utils import platform_plugins, platform_read
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,6 +31,7 @@ class LookupModule(LookupBase):  # type: ignore[misc]
 
     def run(self, terms: Sequence[str], variables: Mapping[str, Any] | None = None, **kwargs: Any) -> list[str]:
         """Return one text: ``:!a:!b``, or with ``only`` ``a:b``; an empty one where there are none."""
+        platform_plugins.load()  # here, where Ansible chooses the hosts of a play, is its main process
         named = {name.strip() for term in terms for name in str(term).split(",") if name.strip()}
         names = sorted(platform_read.site(variables or {}, self._loader).topology.absent)
         if kwargs.get("only"):
