@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[2]
 #: Characters of a line.
 WIDTH: Final = 120
-#: What people write: READMEs of roles are made by scripts/role-readmes.
+#: What people write: READMEs of roles are made.
 ALL: Final = ("*.md", "docs/**/*.md", "tests/README.md", "molecule/**/*.md")
 
 #: A word, with all that no line may end in: a code span has its blanks.

@@ -111,7 +111,7 @@ def test_examples_pass_the_checks_of_the_repository(copy: Path) -> None:
     assert [name for name in ASKED if not re.search(rf"{re.escape(name)}.* PASSED", done.stdout)] == []
 
 
-@pytest.mark.parametrize("program", ["role-readmes", "playbook-variables"])
+@pytest.mark.parametrize("program", ["role-files", "playbook-variables"])
 def test_what_is_made_of_them_is_current(copy: Path, program: str) -> None:
     done = run(copy, sys.executable, f"scripts/{program}", "--check")
     assert done.returncode == 0, done.stdout

@@ -67,17 +67,10 @@ def test_every_option_is_typed_and_described(role: Path) -> None:
 
 
 @each_role
-def test_every_default_has_a_comment(role: Path) -> None:
-    path = role / "defaults" / "main.yml"
-    if not path.is_file():
-        return
-    previous = ""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        name = re.match(r"([a-z_][a-z0-9_]*):", line)
-        if name:
-            assert previous.startswith("#"), f"{name[1]} has no comment above it"
-        previous = line
-
+def test_every_list_and_mapping_has_an_example(role: Path) -> None:
+    for name, spec in role_options(role).items():
+        if spec["type"] in {"list", "dict"} and not spec.get("default"):
+            assert "Example: " in str(spec["description"]), name
 
 @each_role
 def test_names_no_inventory_group(role: Path) -> None:
@@ -99,9 +92,9 @@ def test_entry_points_are_named_without_extension(role: Path) -> None:
                 assert not str(node.get(key, "")).endswith((".yml", ".yaml")), f"{path.relative_to(ROOT)}: {node[key]}"
 
 
-def test_readmes_are_current() -> None:
+def test_defaults_and_readmes_are_current() -> None:
     result = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "role-readmes"), "--check"], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / "scripts" / "role-files"), "--check"], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stdout + result.stderr
 
