@@ -47,7 +47,8 @@ class TableError(ValueError):
 class Mutation:
     """One place that is broken: ``text`` of ``file`` becomes ``instead``, which breaks what ``breaks`` says.
 
-    ``test`` is the test that notices, as ``KIND MODULE::NAME``, and ``scenarios SCENARIO MODULE::NAME``.
+    ``test`` is the test that notices, as ``KIND MODULE::NAME``, and ``scenarios SCENARIO MODULE::NAME``. ``fresh``
+    breaks it before hosts are deployed for the first time: those that are deployed already have what it takes away.
     """
 
     file: str
@@ -55,6 +56,7 @@ class Mutation:
     instead: str
     breaks: str
     test: str
+    fresh: bool = False
 
     @property
     def kind(self) -> str:
@@ -166,6 +168,8 @@ def is_noticed(workshop: Workshop, mutation: Mutation) -> bool:
     whole = file.read_text(encoding="utf-8")
     file.write_text(mutation.mutated(workshop.root), encoding="utf-8")
     try:
+        if mutation.fresh:
+            workshop.destroy(mutation.scenario)
         status = workshop.test([mutation]) if workshop.deploy(mutation.scenario) else FAILED
     finally:
         file.write_text(whole, encoding="utf-8")

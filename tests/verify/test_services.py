@@ -97,15 +97,21 @@ def test_database_refuses_other_databases(other: Any, name: str, inventory: Inve
 def test_database_refuses_a_host_outside_the_inventory(
     name: str, connect: Callable[[str], Any], inventory: Inventory
 ) -> None:
-    """A bare host has no client, so the refusal is read from a start-up message of PostgreSQL's protocol, version 3."""
+    """A bare host has no client, so the refusal is read from a start-up message of PostgreSQL's protocol, version 3.
+
+    In TLS: without it everybody is refused, also who is let in.
+    """
     program = (
-        "import socket,struct;"
+        "import socket,ssl,struct;"
         f"s=socket.create_connection(({inventory.address(name)!r},5432),5);"
+        "s.sendall(struct.pack('!ii',8,80877103));assert s.recv(1)==b'S';"
+        "s=ssl._create_unverified_context().wrap_socket(s);"
         "b=struct.pack('!i',196608)+b'user\\0escriptorium\\0database\\0escriptorium\\0\\0';"
         "s.sendall(struct.pack('!i',len(b)+4)+b);print(s.recv(4096))"
     )
     refusal = connect("stranger").check_output("python3 -c %s", program)
     assert "no pg_hba.conf entry" in refusal
+    assert "no encryption" not in refusal
     assert "28000" in refusal  # invalid_authorization_specification
 
 
