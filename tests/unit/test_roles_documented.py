@@ -72,6 +72,7 @@ def test_every_list_and_mapping_has_an_example(role: Path) -> None:
         if spec["type"] in {"list", "dict"} and not spec.get("default"):
             assert "Example: " in str(spec["description"]), name
 
+
 @each_role
 def test_names_no_inventory_group(role: Path) -> None:
     words = "|".join((*PLATFORM_GROUPS, *RESERVED_GROUPS))
