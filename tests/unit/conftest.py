@@ -16,6 +16,11 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader, init_plugin_loader
 from ansible.template import Templar, trust_as_template
+from hypothesis import settings
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("unit", deadline=None)
+settings.load_profile("unit")
 
 ROOT = Path(__file__).resolve().parents[2]
 

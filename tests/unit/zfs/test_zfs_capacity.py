@@ -85,7 +85,7 @@ def test_without_sizes_there_is_no_figure() -> None:
     assert pool_capacity(pool(2, "raidz2", 4, None)) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.integers(1, 20),
     st.sampled_from(["disk", "mirror", "raidz1", "raidz2", "raidz3"]),

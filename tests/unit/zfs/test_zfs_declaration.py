@@ -292,7 +292,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(
         st.sampled_from(["name", "vdevs", "spares", "cache", "log", "special", "properties"]), ANYTHING, max_size=7

@@ -13,7 +13,7 @@ changes = st.tuples(st.sampled_from(CHANGES), st.integers(0, 999))
 
 
 @given(shapes, st.lists(changes, max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_nothing_is_added_or_made_while_a_vdev_is_missing(shape: tuple[str, int], history: History) -> None:
     rack = Rack(*shape)
     rack.run()
@@ -24,7 +24,7 @@ def test_nothing_is_added_or_made_while_a_vdev_is_missing(shape: tuple[str, int]
 
 
 @given(shapes, st.lists(changes, max_size=8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_pool_that_is_whole_can_always_grow(shape: tuple[str, int], history: History) -> None:
     rack = Rack(*shape)
     rack.run()
