@@ -34,6 +34,7 @@ def test_names(filters: ModuleType) -> None:
         "backup_units",
         "breaking_changes",
         "compute_queues",
+        "environment_files",
         "firewall_rules",
         "firewall_sources",
         "gpu_cards",
