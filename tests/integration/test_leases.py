@@ -89,8 +89,16 @@ def all_of(pid: int) -> list[int]:
 
 
 def running(site: Bench, job: str) -> None:
-    """Wait until a job runs; asks Redis alone, which answers at once."""
-    wait_until(lambda: site.redis("HGET", "cluster:running", job), bool, 60, f"{job} runs", 0.1)
+    """Wait until a job runs; asks Redis alone, which answers at once.
+
+    The main process notes what it has handed to a process before that has counted the start.
+    """
+
+    def begun() -> bool:
+        counted = site.redis("-n", "1", "EXISTS", f":1:cluster:starts:{job}") == "1"
+        return counted and bool(site.redis("HGET", "cluster:running", job))
+
+    wait_until(begun, bool, 60, f"{job} runs", 0.1)
 
 
 def finish(site: Bench, *jobs: str, seconds: float = 90) -> list[list[str]]:

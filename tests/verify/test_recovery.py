@@ -7,7 +7,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import REQUEST_TIMEOUT, Database, Inventory, PlayRun, Site, play, unit_states
+from support import (
+    QUEUED,
+    REQUEST_TIMEOUT,
+    STARTED,
+    Database,
+    Inventory,
+    PlayRun,
+    Site,
+    play,
+    unit_states,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +68,12 @@ def content(database: Database) -> dict[str, Any]:
     return found
 
 
+def all_jobs_end(database: Database) -> None:
+    """Wait for the jobs of all pages, which change rows until then."""
+    query = f"SELECT count(*) AS jobs FROM reporting_taskreport WHERE workflow_state IN ({QUEUED}, {STARTED})"
+    wait_for("the end of all jobs", lambda: database.rows(query)[0]["jobs"] == 0)
+
+
 def test_a_deleted_document_comes_back(
     inventory: Inventory, connect: Callable[[str], Any], site: Site, database: Database, storage: Any
 ) -> None:
@@ -64,8 +81,8 @@ def test_a_deleted_document_comes_back(
     name = "Charters: the 'last' ones"
     document, parts = site.api.document(name, pages=2)
     site.api.segment(document, parts)
-    database.finished(document, "core.tasks.segment")
     site.api.document("a neighbour of the charters")
+    all_jobs_end(database)
     image = database.rows(f"SELECT image FROM core_documentpart WHERE id = {parts[0]}")[0]["image"]
     digest = storage.check_output("sha256sum < %s", f"{MEDIA}/{image}")
     before = content(database)
