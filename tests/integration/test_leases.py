@@ -95,8 +95,8 @@ def running(site: Bench, job: str) -> None:
     """
 
     def begun() -> bool:
-        counted = site.redis("-n", "1", "EXISTS", f":1:cluster:starts:{job}") == "1"
-        return counted and bool(site.redis("HGET", "cluster:running", job))
+        counted = site.redis("-n", "1", "KEYS", f"*:cluster:starts:{job}")
+        return bool(counted) and bool(site.redis("HGET", "cluster:running", job))
 
     wait_until(begun, bool, 60, f"{job} runs", 0.1)
 
