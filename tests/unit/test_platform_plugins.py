@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 RunPlaybook = Callable[..., "subprocess.CompletedProcess[str]"]
 #: A lookup in Jinja, by its name.
 LOOKUP = re.compile(r"(?:lookup|query)\('([a-z._]+)'")
-#: Those that seldom run: once in a build, or where a site's file is named.
-SELDOM = {"ansible.builtin.pipe", "absent_hosts"}
+#: Only where a site names an archive of its front end.
+SELDOM = {"ansible.builtin.pipe"}
 #: A filter that gives the modules which the process of its task has loaded since it began.
 LOADED = """
 import os

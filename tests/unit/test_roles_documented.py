@@ -67,6 +67,19 @@ def test_every_option_is_typed_and_described(role: Path) -> None:
 
 
 @each_role
+def test_every_default_has_a_comment(role: Path) -> None:
+    path = role / "defaults" / "main.yml"
+    if not path.is_file():
+        return
+    previous = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name = re.match(r"([a-z_][a-z0-9_]*):", line)
+        if name:
+            assert previous.startswith("#"), f"{name[1]} has no comment above it"
+        previous = line
+
+
+@each_role
 def test_every_list_and_mapping_has_an_example(role: Path) -> None:
     for name, spec in role_options(role).items():
         if spec["type"] in {"list", "dict"} and not spec.get("default"):

@@ -81,6 +81,7 @@ def test_a_deleted_document_comes_back(
     name = "Charters: the 'last' ones"
     document, parts = site.api.document(name, pages=2)
     site.api.segment(document, parts)
+    database.finished(document, "core.tasks.segment")
     site.api.document("a neighbour of the charters")
     all_jobs_end(database)
     image = database.rows(f"SELECT image FROM core_documentpart WHERE id = {parts[0]}")[0]["image"]

@@ -6,12 +6,10 @@ client. They run against containers (Molecule) and against the real application 
 
 from __future__ import annotations
 
-import atexit
 import io
 import json
 import os
 import re
-import shutil
 import socket
 import ssl
 import subprocess
@@ -140,16 +138,14 @@ class Inventory:
             f"ssh://root@{self.address(host)}",
             ssh_identity_file=str(REPOSITORY / ".cache/ssh/id_ed25519"),
             ssh_extra_args="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
-            controlpath=f"{_sockets()}/%%C",
+            controlpath=f"{_sockets().name}/%%C",
         )
 
 
 @cache
-def _sockets() -> str:
+def _sockets() -> tempfile.TemporaryDirectory[str]:
     """Folder of shared connections, as long as this process lives. A socket's path has 107 bytes at most: unix(7)."""
-    folder = tempfile.mkdtemp(prefix="ssh-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return tempfile.TemporaryDirectory(prefix="ssh-")
 
 
 @dataclass(frozen=True)
