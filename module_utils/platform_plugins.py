@@ -1,7 +1,7 @@
 """Plugins that tasks need, loaded once for a run.
 
 Runs on the control machine. Ansible starts a process for each task of each host. It has what the main process has
-loaded, and loads anew whatever else it needs: an eighth of a second of processor time for our filters alone.
+loaded, and loads anew whatever else it needs: some 36 modules for a value that asks a filter and a lookup of ours.
 """
 
 from __future__ import annotations
